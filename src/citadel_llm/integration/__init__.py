@@ -1,0 +1,1 @@
+"""The peers of the LLM server: its database, its vector store and its metrics server."""
