@@ -77,6 +77,7 @@ def _table(lab: Lab) -> str:
 
 def up(lab: Lab) -> None:
     """Builds what is missing of the network; idempotent, and mends what a killed run left half-made."""
+    check_owner(lab)
     uplink, subnet = f"cl{lab.index}up", f"10.199.{lab.index}"
     if not exists(OUTSIDE):
         _ip("netns", "attach", OUTSIDE, str(os.getpid()))
@@ -99,8 +100,19 @@ def up(lab: Lab) -> None:
     if not (RUN / "ip_forward").exists():
         (RUN / "ip_forward").write_text(FORWARD.read_text())
     FORWARD.write_text("1\n")
-    (RUN / lab.name).write_text("")
+    (RUN / lab.name).write_text(str(lab.directory))
     subprocess.run(inside(lab.namespace(), ["sh", "-c", f"echo 1 > {FORWARD}"]), check=True)
+
+
+def check_owner(lab: Lab) -> None:
+    """Two checkouts must not share one network: the second is told so."""
+    mark = RUN / lab.name
+    owner = mark.read_text() if mark.exists() else ""
+    if owner and owner != str(lab.directory) and Path(owner).is_dir():
+        raise LabError(
+            f"the lab of another checkout ({Path(owner).parent}) is up: run `bin/lab down` there, "
+            "or tell this one apart, for example: LAB_NAME=b bin/lab up"
+        )
 
 
 def _make_namespace(name: str) -> None:
@@ -155,6 +167,7 @@ def remove(namespace: str) -> None:
 
 def down(lab: Lab) -> None:
     """Leaves no namespace, interface or rule of this lab; gives ip_forward back when it was the last lab."""
+    check_owner(lab)
     for host in lab.hosts:
         remove(lab.namespace(host))
     remove(lab.namespace())

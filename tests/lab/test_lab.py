@@ -1,0 +1,153 @@
+"""`bin/lab` itself, from outside, in a lab of its own (LAB_NAME), with the real kernel underneath."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[2]
+NAME = os.environ.get("LAB_NAME", "self")
+HOST = "hx-sql-server-01"
+ENVIRONMENT = {**os.environ, "LAB_NAME": NAME}
+
+
+def lab(*words: str, code: int = 0) -> str:
+    result = subprocess.run(
+        [str(REPO / "bin/lab"), *words], env=ENVIRONMENT, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL
+    )
+    assert result.returncode == code, f"bin/lab {' '.join(words)}: {result.returncode}\n{result.stdout}\n{result.stderr}"
+    return result.stdout + result.stderr
+
+
+def status() -> dict[str, Any]:
+    hosts: dict[str, Any] = json.loads(lab("status", "--json"))["hosts"]
+    return hosts
+
+
+def traces() -> list[str]:
+    """Whatever of this lab the machine still holds: mounts, namespaces, interfaces, tables, cgroups, processes."""
+    directory = str(REPO / f".lab-{NAME}")
+    found = [line for line in Path("/proc/mounts").read_text().splitlines() if directory in line]
+    found += [str(p) for p in Path("/run/netns").glob(f"citadel-{NAME}*")]
+    tables = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True).stdout
+    found += [line for line in tables.splitlines() if f"citadel_{NAME}" in line]
+    found += [str(p) for p in Path("/sys/fs/cgroup").glob(f"**/citadel-lab/citadel-{NAME}")]
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if directory in (entry / "cmdline").read_bytes().decode(errors="replace"):
+                    found.append(f"process {entry.name}")
+            except OSError:
+                continue
+    return found
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _own_lab() -> Iterator[None]:
+    lab("down")
+    yield
+    lab("down")
+
+
+def test_up_boots_a_real_systemd_that_answers_over_ssh() -> None:
+    lab("up", HOST)
+    assert lab("exec", HOST, "cat", "/proc/1/comm").strip() == "systemd"
+    assert lab("exec", HOST, "hostname").strip() == HOST
+    assert lab("exec", HOST, "systemctl", "is-system-running").strip() == "running"
+
+
+def test_up_again_changes_nothing() -> None:
+    before = status()[HOST]["pid"]
+    lab("up", HOST)
+    assert status()[HOST]["pid"] == before
+
+
+def test_run_is_inside_and_finds_back_outside() -> None:
+    inside = lab("run", "readlink", "/proc/self/ns/net").strip()
+    assert inside != os.readlink("/proc/self/ns/net")
+    assert status()[HOST]["pid"] == json.loads(lab("run", str(REPO / "bin/lab"), "status", "--json"))["hosts"][HOST]["pid"]
+
+
+def test_the_machine_itself_has_no_way_to_the_hosts() -> None:
+    routes = json.loads(subprocess.run(["ip", "-j", "route"], capture_output=True, text=True, check=True).stdout)
+    assert not [route for route in routes if route["dst"].startswith("192.168.10.")]
+
+
+def test_exec_passes_words_and_exit_status_unharmed() -> None:
+    assert lab("exec", HOST, "printf", "%s|", "a b", "$HOME", "'") == "a b|$HOME|'|"
+    lab("exec", HOST, "sh", "-c", "exit 7", code=7)
+
+
+def test_hosts_keep_their_cgroups_apart() -> None:
+    lab("up", HOST, "hx-metrics-server-01")
+    lab("exec", "hx-metrics-server-01", "systemctl", "restart", "dbus.service")
+    lab("exec", HOST, "systemctl", "stop", "dbus.service")
+    assert lab("exec", "hx-metrics-server-01", "systemctl", "is-active", "dbus.service").strip() == "active"
+
+
+def test_snapshot_and_reset_from_it() -> None:
+    lab("exec", HOST, "touch", "/root/kept")
+    if "layer-one" in lab("layers"):
+        lab("reset", HOST)
+        lab("forget", HOST, "layer-one")
+        lab("exec", HOST, "touch", "/root/kept")
+    lab("snapshot", HOST, "layer-one")
+    lab("exec", HOST, "touch", "/root/later")
+    lab("reset", HOST, "--from", "layer-one")
+    assert lab("exec", HOST, "ls", "/root").split() == ["kept"]
+    lab("reset", HOST)
+    assert lab("exec", HOST, "ls", "/root").split() == []
+    lab("forget", HOST, "layer-one")
+    assert "layer-one" not in lab("layers")
+
+
+def test_wrong_words_get_an_answer_that_helps() -> None:
+    assert "hx-llm-server-01" in lab("up", "no-such-host", code=1)
+    assert "no layer 'nope'" in lab("reset", HOST, "--from", "nope", code=1)
+    assert "layers" in lab("frobnicate", code=2)
+
+
+@pytest.mark.parametrize("delay_s", [0.15, 0.4, 0.8])
+def test_up_killed_half_way_leaves_nothing_that_up_cannot_mend(delay_s: float) -> None:
+    lab("down")
+    process = subprocess.Popen(
+        [str(REPO / "bin/lab"), "up"], env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        process.wait(timeout=delay_s)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    lab("up")
+    assert {host["state"] for host in status().values()} == {"running"}
+
+
+def test_a_host_whose_nspawn_was_killed_comes_back() -> None:
+    lab("up", HOST)
+    os.kill(status()[HOST]["pid"], signal.SIGKILL)
+    lab("up", HOST)
+    assert status()[HOST]["state"] == "running"
+
+
+def test_down_leaves_nothing_even_after_a_killed_up() -> None:
+    process = subprocess.Popen(
+        [str(REPO / "bin/lab"), "reset"], env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        process.wait(timeout=0.5)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    lab("down")
+    deadline = time.monotonic() + 10
+    while (left := traces()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert left == []
