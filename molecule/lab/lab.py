@@ -99,7 +99,6 @@ def ensure_secrets(lab: Lab) -> None:
         write_private(secrets_file, f"---\nvault_gateway_api_keys:\n  - name: admin\n    key: {key}\n")
         facts = {"gateway_url": f"http://{lab.address(LLM_HOST)}:8000", "admin_key": key}
         write_private(credentials, json.dumps(facts, indent=2) + "\n")
-    (lab.directory / "lab.json").write_text(json.dumps({"llm_release": lab.llm_release, "peers": lab.peer_release}) + "\n")
 
 
 # -- verbs ----------------------------------------------------------------------------------
@@ -128,6 +127,7 @@ def bring_up(lab: Lab, machines: list[Machine]) -> None:
     network.up(lab)
     starting = [machine for machine in machines if not machine.running()]
     each(starting, lambda machine: machine.boot(ready[lab.release(machine.name)], settings))
+    (lab.directory / "lab.json").write_text(json.dumps({"llm_release": Machine(lab, LLM_HOST).release()}) + "\n")
     each(machines, Machine.await_ssh)
     if starting:
         say(f"{', '.join(m.name for m in starting)} up after {time.monotonic() - began:.1f} s")
@@ -201,7 +201,7 @@ def status(lab: Lab, options: argparse.Namespace) -> None:
             "address": lab.address(machine.name),
             "state": state,
             "pid": pid,
-            "release": lab.release(machine.name),
+            "release": machine.release(),
             "layers": machine.layers(),
         }
     if options.json:

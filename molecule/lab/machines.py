@@ -55,6 +55,11 @@ class Machine:
     def layers(self) -> list[str]:
         return list(self.state().get("layers", []))  # type: ignore[call-overload]
 
+    def release(self) -> str:
+        """The release that this host's overlay rests on; the one chosen for it while it has none."""
+        image = Path(str(self.state().get("image", ""))).name
+        return image.rsplit("-", 1)[0] or self.lab.release(self.name)
+
     # -- processes --------------------------------------------------------------------------
 
     def nspawn(self) -> int | None:
