@@ -17,7 +17,8 @@ PACKAGES = [
 # user@ takes minutes to stop on a hybrid cgroup tree; the others have no sense in a short-lived host.
 MASKED = [
     "user@.service", "apt-daily.timer", "apt-daily-upgrade.timer", "apt-daily.service", "apt-daily-upgrade.service",
-    "fstrim.timer", "getty.target", "console-getty.service", "systemd-networkd-wait-online.service", "dpkg-db-backup.timer",
+    "fstrim.timer", "getty.target", "console-getty.service", "dpkg-db-backup.timer",
+    "systemd-networkd-wait-online.service",
 ]  # fmt: skip
 
 
@@ -33,7 +34,12 @@ def ensure_image(lab: Lab, release: str, settings: Carried) -> Path:
         return image
     image.parent.mkdir(parents=True, exist_ok=True)
     building = image.with_name(f".{image.name}.{os.getpid()}")
-    command = ["mmdebstrap", "--variant=minbase", "--skip=cleanup/apt/lists", f"--include={','.join(_packages(release))}"]
+    command = [
+        "mmdebstrap",
+        "--variant=minbase",
+        "--skip=cleanup/apt/lists",
+        f"--include={','.join(_packages(release))}",
+    ]
     if release in {"noble", "jammy"}:
         command += ["--components=main,universe"]
     command += [f"--aptopt={option}" for option in settings.apt]

@@ -84,7 +84,8 @@ def ensure_keys(lab: Lab) -> None:
         if not (keys / f"{name}.pub").exists():
             (keys / name).unlink(missing_ok=True)
             subprocess.run(
-                ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", lab.name, "-f", str(keys / name)], check=True
+                ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", lab.name, "-f", str(keys / name)],
+                check=True,
             )
     public = " ".join((keys / "host_key.pub").read_text().split()[:2])
     known = "".join(f"{address},{host} {public}\n" for host, address in lab.hosts.items())
@@ -113,9 +114,7 @@ def chosen(lab: Lab, names: list[str]) -> list[Machine]:
 def ensure_images(lab: Lab, machines: list[Machine], settings: Carried) -> dict[str, Path]:
     releases = sorted({lab.release(machine.name) for machine in machines})
     with ThreadPoolExecutor(max_workers=4) as pool:
-        return dict(
-            zip(releases, pool.map(lambda r: images.ensure_image(lab, r, settings), releases), strict=True)
-        )
+        return dict(zip(releases, pool.map(lambda r: images.ensure_image(lab, r, settings), releases), strict=True))
 
 
 def bring_up(lab: Lab, machines: list[Machine]) -> None:
@@ -165,7 +164,9 @@ def reset(lab: Lab, options: argparse.Namespace) -> None:
 def snapshot(lab: Lab, options: argparse.Namespace) -> None:
     machine = chosen(lab, [options.host])[0]
     if options.layer in machine.kept():
-        raise LabError(f"{machine.name} has a layer {options.layer!r} already: bin/lab forget {machine.name} {options.layer}")
+        raise LabError(
+            f"{machine.name} has a layer {options.layer!r} already: bin/lab forget {machine.name} {options.layer}"
+        )
     running = machine.running()
     machine.stop()
     machine.snapshot(options.layer)
@@ -193,7 +194,9 @@ def status(lab: Lab, options: argparse.Namespace) -> None:
         pid = machine.nspawn()
         state = "absent"
         if pid is not None:
-            answer = subprocess.run(ssh(lab, machine.name, ["systemctl", "is-system-running"]), capture_output=True, text=True)
+            answer = subprocess.run(
+                ssh(lab, machine.name, ["systemctl", "is-system-running"]), capture_output=True, text=True
+            )
             state = answer.stdout.strip() or "unreachable"
         elif machine.state():
             state = "stopped"
@@ -234,7 +237,9 @@ def parser() -> argparse.ArgumentParser:
     main = argparse.ArgumentParser(prog="bin/lab", description=__doc__)
     verbs = main.add_subparsers(dest="verb", required=True, metavar="VERB")
 
-    def verb(name: str, call: Callable[[Lab, argparse.Namespace], None], text: str, *, locks: bool) -> argparse.ArgumentParser:
+    def verb(
+        name: str, call: Callable[[Lab, argparse.Namespace], None], text: str, *, locks: bool
+    ) -> argparse.ArgumentParser:
         one = verbs.add_parser(name, help=text, description=text)
         one.set_defaults(call=call, locks=locks)
         return one

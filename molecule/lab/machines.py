@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -17,6 +18,12 @@ from settings import Carried, Lab, LabError, resolvers
 BOOT_TIMEOUT_S = 120
 STOP_TIMEOUT_S = 150
 CGROUP_ROOT = Path("/sys/fs/cgroup")
+# Enters the given number of cgroups, then becomes the command: nothing of the host runs outside them.
+LAUNCH = """
+count=$1; shift
+while [ "$count" -gt 0 ]; do echo $$ >"$1/cgroup.procs"; shift; count=$((count - 1)); done
+exec "$@"
+"""
 
 
 @dataclass(frozen=True)
@@ -120,11 +127,15 @@ class Machine:
         ]  # fmt: skip
         if _hierarchies():
             command.append("--keep-unit")
+        cgroups = [str(directory) for directory in self._make_cgroups()]
         with (self.directory / "console.log").open("ab") as console:
             subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=console, stderr=console,
-                start_new_session=True, close_fds=True, preexec_fn=self._enter_cgroups,
-            )  # fmt: skip
+                ["sh", "-c", LAUNCH, "launch", str(len(cgroups)), *cgroups, *command],
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=console,
+                start_new_session=True,
+            )
 
     def _personalise(self) -> None:
         """What only this host has: name, resolver, ssh keys."""
@@ -141,12 +152,12 @@ class Machine:
         authorized.write_bytes((keys / "id_ed25519.pub").read_bytes())
         authorized.chmod(0o600)
 
-    def _enter_cgroups(self) -> None:
+    def _make_cgroups(self) -> list[Path]:
         # A cgroup of its own: in a shared one, units of the same name on two hosts would be one cgroup.
-        for hierarchy in _hierarchies():
-            directory = hierarchy / "citadel-lab" / self.lab.name / self.name
+        made = [hierarchy / "citadel-lab" / self.lab.name / self.name for hierarchy in _hierarchies()]
+        for directory in made:
             directory.mkdir(parents=True, exist_ok=True)
-            (directory / "cgroup.procs").write_text(str(os.getpid()))
+        return made
 
     def await_ssh(self) -> None:
         """Until the host's sshd lets the lab's key in and its boot has come to rest."""
@@ -205,7 +216,9 @@ class Machine:
         """Freezes what the stopped host wrote as a layer, in constant time, and goes on above it."""
         target = self.lab.layer_directory(self.name, layer)
         if target.exists():
-            raise LabError(f"{self.name} has a layer {layer!r} already; drop it first: bin/lab forget {self.name} {layer}")
+            raise LabError(
+                f"{self.name} has a layer {layer!r} already; drop it first: bin/lab forget {self.name} {layer}"
+            )
         state = self.state()
         if not state:
             raise LabError(f"{self.name} was never up: nothing to keep")
@@ -222,7 +235,9 @@ class Machine:
             raise LabError(f"{self.name} has no layer {layer!r}; there are: {', '.join(self.kept()) or 'none'}")
         found: dict[str, object] = json.loads(meta.read_text())
         if not Path(str(found["image"])).is_dir():
-            raise LabError(f"layer {layer!r} of {self.name} rests on an image that is gone: bin/lab forget {self.name} {layer}")
+            raise LabError(
+                f"layer {layer!r} of {self.name} rests on an image that is gone: drop it with bin/lab forget"
+            )
         return found
 
     def kept(self) -> list[str]:
@@ -281,14 +296,10 @@ def _await_end(pid: int, timeout_s: float) -> bool:
 
 
 def _kill(pid: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def _rmdir(path: Path) -> None:
-    try:
+    with contextlib.suppress(OSError):
         path.rmdir()
-    except OSError:
-        pass

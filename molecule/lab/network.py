@@ -5,6 +5,7 @@ The machine's own namespace gets one veth (the uplink) and no route to the hosts
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -131,7 +132,19 @@ def add_host(lab: Lab, host: str) -> None:
     if not (_link_exists("host0", namespace) and _link_exists(port, lab.namespace())):
         _ip("link", "del", port, namespace=lab.namespace(), check=False)
         _ip("link", "del", "host0", namespace=namespace, check=False)
-        _ip("link", "add", port, "type", "veth", "peer", "name", "host0", "netns", namespace, namespace=lab.namespace())
+        _ip(
+            "link",
+            "add",
+            port,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "host0",
+            "netns",
+            namespace,
+            namespace=lab.namespace(),
+        )
     _ip("link", "set", port, "master", "br0", "up", namespace=lab.namespace())
     _ip("addr", "replace", f"{address}/{NETWORK_BITS}", "dev", "host0", namespace=namespace)
     _ip("link", "set", "host0", "up", namespace=namespace)
@@ -156,10 +169,8 @@ def _ancestors() -> set[int]:
 
 def remove(namespace: str) -> None:
     for pid in pids(namespace):
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
     if exists(namespace):
         subprocess.run(["ip", "netns", "del", namespace], capture_output=True)
         Path("/run/netns", namespace).unlink(missing_ok=True)

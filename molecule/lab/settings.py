@@ -123,9 +123,17 @@ def apt_options() -> list[str]:
 
 
 CARRIED_VARIABLES = re.compile(
-    r"^(PIP_|UV_)\w+$|^(SSL_CERT_FILE|SSL_CERT_DIR|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE)$|^(https?|no|all|ftp)_proxy$", re.I
+    r"^(PIP_|UV_)\w+$|^(SSL_CERT_FILE|SSL_CERT_DIR|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE)$|^(https?|no|all|ftp)_proxy$",
+    re.I,
 )
-NOT_CARRIED = {"UV_CACHE_DIR", "PIP_CACHE_DIR", "UV_PYTHON", "PIP_REQUIRE_VIRTUALENV", "UV_TOOL_DIR", "PIP_TARGET"}
+NOT_CARRIED = {
+    "UV_CACHE_DIR",
+    "PIP_CACHE_DIR",
+    "UV_PYTHON",
+    "PIP_REQUIRE_VIRTUALENV",
+    "UV_TOOL_DIR",
+    "PIP_TARGET",
+}
 MACHINE_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 
 
@@ -172,7 +180,9 @@ def carried() -> Carried:
     certificates: list[str] = []
     if MACHINE_BUNDLE.exists():
         certificates = re.findall(
-            r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", MACHINE_BUNDLE.read_text(errors="replace"), re.S
+            r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----",
+            MACHINE_BUNDLE.read_text(errors="replace"),
+            re.S,
         )
     return Carried(environment, text, apt_options(), outer, certificates)
 

@@ -21,9 +21,16 @@ ENVIRONMENT = {**os.environ, "LAB_NAME": NAME}
 
 def lab(*words: str, code: int = 0) -> str:
     result = subprocess.run(
-        [str(REPO / "bin/lab"), *words], env=ENVIRONMENT, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL
+        [str(REPO / "bin/lab"), *words],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        stdin=subprocess.DEVNULL,
     )
-    assert result.returncode == code, f"bin/lab {' '.join(words)}: {result.returncode}\n{result.stdout}\n{result.stderr}"
+    assert result.returncode == code, (
+        f"bin/lab {' '.join(words)}: {result.returncode}\n{result.stdout}\n{result.stderr}"
+    )
     return result.stdout + result.stderr
 
 
@@ -73,7 +80,9 @@ def test_up_again_changes_nothing() -> None:
 def test_run_is_inside_and_finds_back_outside() -> None:
     inside = lab("run", "readlink", "/proc/self/ns/net").strip()
     assert inside != os.readlink("/proc/self/ns/net")
-    assert status()[HOST]["pid"] == json.loads(lab("run", str(REPO / "bin/lab"), "status", "--json"))["hosts"][HOST]["pid"]
+    assert (
+        status()[HOST]["pid"] == json.loads(lab("run", str(REPO / "bin/lab"), "status", "--json"))["hosts"][HOST]["pid"]
+    )
 
 
 def test_the_machine_itself_has_no_way_to_the_hosts() -> None:
@@ -119,7 +128,11 @@ def test_wrong_words_get_an_answer_that_helps() -> None:
 def test_up_killed_half_way_leaves_nothing_that_up_cannot_mend(delay_s: float) -> None:
     lab("down")
     process = subprocess.Popen(
-        [str(REPO / "bin/lab"), "up"], env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [str(REPO / "bin/lab"), "up"],
+        env=ENVIRONMENT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     try:
         process.wait(timeout=delay_s)
@@ -139,7 +152,11 @@ def test_a_host_whose_nspawn_was_killed_comes_back() -> None:
 
 def test_down_leaves_nothing_even_after_a_killed_up() -> None:
     process = subprocess.Popen(
-        [str(REPO / "bin/lab"), "reset"], env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [str(REPO / "bin/lab"), "reset"],
+        env=ENVIRONMENT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     try:
         process.wait(timeout=0.5)
