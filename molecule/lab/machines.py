@@ -78,7 +78,7 @@ class Machine:
                     words = (entry / "cmdline").read_bytes().split(b"\0")
                 except OSError:
                     continue
-                if words[0].endswith(b"systemd-nspawn") and argument in words:
+                if argument in words and b"systemd-nspawn" in words:  # also in the shell that becomes it
                     return int(entry.name)
         return None
 
@@ -258,7 +258,8 @@ def ssh(lab: Lab, host: str, command: list[str]) -> list[str]:
     """The command line that runs `command` (already quoted words) on a host, from any namespace."""
     keys = lab.directory / "ssh"
     options = [
-        f"UserKnownHostsFile={keys / 'known_hosts'}", "StrictHostKeyChecking=yes", "IdentitiesOnly=yes", "BatchMode=yes",
+        f"UserKnownHostsFile={keys / 'known_hosts'}", "StrictHostKeyChecking=yes", "IdentitiesOnly=yes",
+        "BatchMode=yes",
         "ConnectTimeout=5", "LogLevel=ERROR",
     ]  # fmt: skip
     flags = [word for option in options for word in ("-o", option)]
