@@ -1,0 +1,63 @@
+"""The gateway's application: the hot path first, FastAPI for everything else.
+
+app = Gateway(state)      # inside the running loop
+await state.start()
+"""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+
+from citadel_llm.api.errors import ApiError, error_body
+from citadel_llm.api.middleware.asgi import App, Receive, Scope, Send
+from citadel_llm.api.middleware.context import RequestContext, install_error_handlers
+from citadel_llm.api.openapi import DESCRIPTION, install_openapi
+from citadel_llm.api.routes import health, metrics, models
+from citadel_llm.api.routes.completions import Completions
+from citadel_llm.api.state import GatewayState
+
+__all__ = ["HOT_PATHS", "Gateway", "build_fastapi"]
+
+HOT_PATHS = ("/v1/chat/completions", "/v1/completions")
+
+
+def build_fastapi(state: GatewayState) -> FastAPI:
+    """The application for all that is not hot."""
+    app = FastAPI(title="Citadel LLM gateway", version=state.version, description=DESCRIPTION, redoc_url=None)
+    install_error_handlers(app)
+    for family in (models, health, metrics):
+        app.include_router(family.router(state))
+    install_openapi(app)
+    return app
+
+
+class Gateway:
+    """The whole, as one ASGI application."""
+
+    def __init__(self, state: GatewayState) -> None:
+        self._hot: dict[str, App] = {path: Completions(state, path) for path in HOT_PATHS}
+        self._rest: App = RequestContext(self._cold, state)
+        self._fastapi = build_fastapi(state)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Called by the server for each request."""
+        if scope["type"] == "http":
+            hot = self._hot.get(scope["path"])
+            if hot is not None and scope["method"] == "POST":
+                await hot(scope, receive, send)
+            else:
+                await self._rest(scope, receive, send)
+
+    async def _cold(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] not in self._hot:
+            await self._fastapi(scope, receive, send)
+            return
+        error = ApiError(405, "method_not_allowed", f"{scope['path']} takes POST; see /docs.")
+        body = error_body(error, scope["citadel.request_id"])
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            (b"allow", b"POST"),
+        ]
+        await send({"type": "http.response.start", "status": error.status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,1 @@
+"""What every request passes through: its correlation id, the check of its key, its time limits."""

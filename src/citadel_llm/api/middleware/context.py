@@ -1,0 +1,121 @@
+"""For the endpoints that FastAPI serves: correlation id, access line, metrics, and errors in one shape."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+
+from citadel_llm.api.errors import ApiError, error_body
+from citadel_llm.api.middleware.asgi import App, Message, Receive, Scope, Send
+from citadel_llm.api.middleware.correlation import request_id_of
+from citadel_llm.api.state import GatewayState
+
+__all__ = ["RequestContext", "install_error_handlers"]
+
+# Asked every few seconds by machines: their good answers are counted, not logged.
+_QUIET = ("/health", "/metrics")
+
+
+class RequestContext:
+    """Wraps an application."""
+
+    def __init__(self, app: App, state: GatewayState) -> None:
+        self._app = app
+        self._state = state
+        self._loop = asyncio.get_running_loop()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, whatever happens."""
+        began = self._loop.time()
+        request_id = request_id_of(scope["headers"])
+        scope["citadel.request_id"] = request_id
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = [*message.get("headers", ()), (b"x-request-id", request_id.encode("ascii"))]
+                if self._state.draining:
+                    headers.append((b"connection", b"close"))
+                message["headers"] = headers
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception as failure:
+            self._state.log.event(
+                "error",
+                "unexpected",
+                request_id=request_id,
+                traceback="".join(traceback.format_exception(failure))[-8192:],
+            )
+            if status:
+                raise
+            error = ApiError(
+                500, "internal_error", "Something went wrong inside the gateway; its log names this request_id."
+            )
+            await _respond(error, request_id)(scope, receive, send_with_id)
+        finally:
+            self._finish(scope, request_id, status or 499, self._loop.time() - began)
+
+    def _finish(self, scope: Scope, request_id: str, status: int, duration_s: float) -> None:
+        route: str = getattr(scope.get("route"), "path", "other")
+        self._state.metrics.answered(route, "", status, duration_s)
+        if status < 400 and route.startswith(_QUIET):
+            return
+        client = scope.get("client")
+        self._state.log.event(
+            "info" if status < 500 else "warning",
+            "access",
+            request_id=request_id,
+            method=scope["method"],
+            path=scope["path"][:256],
+            status=status,
+            duration_ms=round(duration_s * 1e3, 3),
+            client=client[0] if client else None,
+        )
+
+
+def _respond(error: ApiError, request_id: str) -> Response:
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in error.headers}
+    return Response(error_body(error, request_id), error.status, headers=headers, media_type="application/json")
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Make the application answer every error in OpenAI's shape."""
+
+    async def on_api_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, ApiError)  # noqa: S101 — registered for this class only
+        return _respond(error, request.scope["citadel.request_id"])
+
+    async def on_http_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)  # noqa: S101
+        known = {
+            404: ("unknown_url", f"There is nothing at {request.method} {request.url.path[:256]}; see /docs."),
+            405: ("method_not_allowed", f"{request.url.path[:256]} does not take {request.method}; see /docs."),
+        }
+        code, message = known.get(error.status_code, (HTTPStatus(error.status_code).name.lower(), str(error.detail)))
+        headers = [(k.lower().encode(), v.encode()) for k, v in (error.headers or {}).items()]
+        return _respond(
+            ApiError(error.status_code, code, message, headers=headers), request.scope["citadel.request_id"]
+        )
+
+    async def on_validation_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)  # noqa: S101
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return _respond(
+            ApiError(400, "invalid_request", f"{where}: {first['msg']}", param=where),
+            request.scope["citadel.request_id"],
+        )
+
+    app.add_exception_handler(ApiError, on_api_error)
+    app.add_exception_handler(HTTPException, on_http_error)
+    app.add_exception_handler(RequestValidationError, on_validation_error)

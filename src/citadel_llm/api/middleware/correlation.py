@@ -1,0 +1,28 @@
+"""The correlation id of a request: the caller's `x-request-id` if it is sane, else one made here."""
+
+from __future__ import annotations
+
+import os
+import re
+
+__all__ = ["new_request_id", "request_id_of", "sane_request_id"]
+
+_SANE = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+
+
+def new_request_id() -> str:
+    """An id that no other request has: `req-` and 128 random bits in hexadecimal."""
+    return "req-" + os.urandom(16).hex()
+
+
+def sane_request_id(value: bytes) -> str | None:
+    """`value` as text if it may be logged and echoed: 1 to 128 letters, digits, `.`, `_`, `:` or `-`."""
+    return value.decode("ascii") if _SANE.fullmatch(value) else None
+
+
+def request_id_of(headers: list[tuple[bytes, bytes]]) -> str:
+    """The id for a request with these headers."""
+    for name, value in headers:
+        if name == b"x-request-id":
+            return sane_request_id(value) or new_request_id()
+    return new_request_id()

@@ -1,0 +1,178 @@
+"""One request in flight: its identity, what is known of it so far, and what may interrupt it.
+
+A sweeper looks at all exchanges ten times a second instead of a timer and a task for each:
+that costs a short request nothing, and a long one at most a tenth of a second of delay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from citadel_llm.api.errors import ApiError
+from citadel_llm.api.middleware.asgi import Receive
+from citadel_llm.utils.config import Timeouts
+
+__all__ = ["CallerGone", "Exchange", "Phase", "Sweeper"]
+
+SWEEP_S = 0.1
+
+
+class CallerGone(Exception):
+    """The caller hung up, or takes nothing any more; there is nobody to answer."""
+
+
+class Phase:
+    """What an exchange waits for, as its time limit and its log line name it."""
+
+    BODY = "body"
+    QUEUE = "queue"
+    CONNECT = "connect"
+    FIRST_BYTE = "first_byte"
+    CHUNK = "chunk"
+    CALLER = "caller"
+
+
+class Exchange:
+    """The record of one request. Everything that its handler awaits can be interrupted through it."""
+
+    __slots__ = (
+        "_receive",
+        "_task",
+        "_watcher",
+        "began",
+        "body_read",
+        "caller",
+        "completion_tokens",
+        "deadline",
+        "engine",
+        "failure",
+        "first_token_at",
+        "last_call",
+        "model",
+        "phase",
+        "prompt_tokens",
+        "request_id",
+        "retries",
+        "started",
+        "status",
+        "stream",
+    )
+
+    def __init__(self, request_id: str, receive: Receive, began: float, timeouts: Timeouts) -> None:
+        self.request_id = request_id
+        self.began = began
+        self.phase = Phase.BODY
+        self.deadline = began + timeouts.body_s
+        self.last_call = began + timeouts.total_s
+        self.failure: Exception | None = None
+        self.body_read = False
+        self.caller = ""
+        self.model = ""
+        self.engine = ""
+        self.status = 0
+        self.started = False
+        self.stream = False
+        self.retries = 0
+        self.first_token_at = 0.0
+        self.prompt_tokens: int | None = None
+        self.completion_tokens: int | None = None
+        self._receive = receive
+        self._task = asyncio.current_task()
+        self._watcher: asyncio.Task[None] | None = None
+
+    def expect(self, phase: str, deadline: float) -> None:
+        """From now on wait for `phase`, until `deadline` on the loop's clock."""
+        self.phase = phase
+        self.deadline = deadline
+
+    def interrupt(self, failure: Exception) -> None:
+        """Make the handler's current await fail; the handler then finds `failure`."""
+        if self.failure is None and self._task is not None:
+            self.failure = failure
+            self._task.cancel()
+
+    def recovered(self) -> Exception | None:
+        """Called by the handler on CancelledError: the interruption's cause, or None if it was a true cancel."""
+        if self.failure is not None and self._task is not None:
+            self._task.uncancel()
+        return self.failure
+
+    def watch_caller(self) -> None:
+        """Begin to listen for the caller's hanging up, if that has not begun."""
+        if self._watcher is None and self.body_read:
+            self._watcher = asyncio.create_task(self._watch())
+
+    def close(self) -> None:
+        """Stop listening."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+            self._watcher = None
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.interrupt(CallerGone("the caller hung up"))
+
+
+_TIMEOUTS = {
+    Phase.BODY: (408, "request_timeout", "The request's body did not arrive in time."),
+    Phase.QUEUE: (503, "queue_timeout", "The model is busy: no place became free in time. Try again later."),
+    Phase.CONNECT: (503, "model_unavailable", "The model's engine could not be reached in time."),
+    Phase.FIRST_BYTE: (504, "upstream_timeout", "The model did not begin to answer in time."),
+    Phase.CHUNK: (504, "upstream_timeout", "The model stopped in the middle of its answer."),
+}
+
+
+class Sweeper:
+    """Interrupts exchanges that are past their deadline, and watches the callers of long ones."""
+
+    def __init__(self, retry_after_s: int, on_tick: Callable[[], None]) -> None:
+        self._retry_after_s = retry_after_s
+        self._on_tick = on_tick
+        self._active: set[Exchange] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin to sweep."""
+        self._loop = loop
+        self._timer = loop.call_later(SWEEP_S, self._sweep)
+
+    def stop(self) -> None:
+        """End sweeping."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def __len__(self) -> int:
+        return len(self._active)
+
+    def add(self, exchange: Exchange) -> None:
+        """Look after an exchange."""
+        self._active.add(exchange)
+
+    def discard(self, exchange: Exchange) -> None:
+        """The exchange is over."""
+        self._active.discard(exchange)
+        exchange.close()
+
+    def _sweep(self) -> None:
+        if self._loop is None:
+            return
+        now = self._loop.time()
+        for exchange in tuple(self._active):
+            if now >= exchange.deadline or now >= exchange.last_call:
+                exchange.interrupt(self._overdue(exchange, now))
+            else:
+                exchange.watch_caller()
+        self._on_tick()
+        self._timer = self._loop.call_later(SWEEP_S, self._sweep)
+
+    def _overdue(self, exchange: Exchange, now: float) -> Exception:
+        if exchange.phase == Phase.CALLER:
+            return CallerGone("the caller takes nothing any more")
+        if now >= exchange.last_call:
+            return ApiError(504, "request_timeout", "The request took longer than this server allows.")
+        status, code, message = _TIMEOUTS[exchange.phase]
+        return ApiError(status, code, message, retry_after_s=self._retry_after_s if status == 503 else None)

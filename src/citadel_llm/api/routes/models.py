@@ -1,0 +1,59 @@
+"""`/v1/models`: what is served here, and in what state."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+
+from citadel_llm.api.middleware.auth import authenticate
+from citadel_llm.api.routes.completions import unknown_model
+from citadel_llm.api.routes.schemas import ErrorBody, ModelList, ModelObject
+from citadel_llm.api.state import GatewayState
+from citadel_llm.api.upstream.model import ServedModel
+
+__all__ = ["router"]
+
+
+def router(state: GatewayState) -> APIRouter:
+    """The endpoints of this family."""
+    routes = APIRouter(prefix="/v1/models", tags=["models"])
+
+    def admit(request: Request) -> None:
+        # A key that is given must be right even where none is needed, so that a client which
+        # lists the models to try its key learns the truth about it.
+        key = request.headers.get("authorization")
+        if key is not None or not state.config.auth.public_model_list:
+            authenticate(state.keys, key.encode("latin-1") if key is not None else None)
+
+    def show(model: ServedModel) -> dict[str, Any]:
+        return {
+            "id": model.name,
+            "object": "model",
+            "created": state.config.created,
+            "owned_by": model.config.owned_by,
+            "display_name": model.config.display_name or model.name,
+            "max_model_len": model.config.max_tokens,
+            "state": model.state,
+        }
+
+    @routes.get("", response_model=ModelList, summary="List the models", responses={401: {"model": ErrorBody}})
+    async def list_models(request: Request) -> JSONResponse:
+        admit(request)
+        return JSONResponse({"object": "list", "data": [show(model) for model in state.models.values()]})
+
+    @routes.get(
+        "/{model_id:path}",
+        response_model=ModelObject,
+        summary="Show one model",
+        responses={401: {"model": ErrorBody}, 404: {"model": ErrorBody}},
+    )
+    async def get_model(model_id: str, request: Request) -> JSONResponse:
+        admit(request)
+        model = state.models.get(model_id)
+        if model is None:
+            raise unknown_model(model_id, state)
+        return JSONResponse(show(model), headers={"x-citadel-model": model.name})
+
+    return routes

@@ -1,0 +1,136 @@
+"""Runs one gateway instance: uvicorn on a socket, the service manager told, a stop that loses no request."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from citadel_llm import __version__
+from citadel_llm.api.errors import ApiError, error_body
+from citadel_llm.api.gateway import Gateway
+from citadel_llm.api.middleware.correlation import new_request_id
+from citadel_llm.api.state import GatewayState
+from citadel_llm.utils.config import Config
+from citadel_llm.utils.logging import LogWriter, StdlibHandler
+from citadel_llm.utils.monitoring import Notifier
+
+__all__ = ["serve"]
+
+_POLL_S = 0.05
+
+
+class _Protocol(HttpToolsProtocol):
+    """uvicorn's, except that what is not HTTP at all is refused in our shape too."""
+
+    def send_400_response(self, msg: str) -> None:
+        """Called by uvicorn where a request can't be parsed."""
+        request_id = new_request_id()
+        body = error_body(ApiError(400, "invalid_http", msg), request_id)
+        self.transport.write(
+            b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
+            b"x-request-id: %b\r\ncontent-length: %d\r\n\r\n%b" % (request_id.encode(), len(body), body)
+        )
+        self.transport.close()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server with a gentler end.
+
+    uvicorn closes idle connections at once when it stops, and a caller that sends its next
+    request just then loses it. Here the sockets close first; for `drain_s` every answer asks
+    its caller to reconnect, which reaches another instance; only then uvicorn's own stop begins.
+    """
+
+    def __init__(self, config: uvicorn.Config, state: GatewayState, notifier: Notifier) -> None:
+        super().__init__(config)
+        self._state = state
+        self._notifier = notifier
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Called by uvicorn; afterwards requests are answered."""
+        await super().startup(sockets)
+        self._notifier.ready(_status(self._state))
+        self._state.log.event(
+            "info",
+            "ready",
+            pid=os.getpid(),
+            version=__version__,
+            models={name: model.state for name, model in self._state.models.items()},
+        )
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Called by uvicorn when a signal asked for the end."""
+        self._notifier.stopping()
+        self._state.draining = True
+        self._state.log.event("info", "stopping", in_flight=len(self._state.sweeper))
+        for server in self.servers:
+            server.close()
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._state.config.server.drain_s
+        while self.server_state.connections and loop.time() < end and not self.force_exit:
+            await asyncio.sleep(_POLL_S)
+        await super().shutdown(sockets)
+
+
+async def serve(
+    make_state: Callable[[], GatewayState],
+    config: Config,
+    sockets: list[socket.socket],
+    notifier: Notifier,
+    log: LogWriter,
+) -> None:
+    """Serve on `sockets` until SIGTERM or SIGINT. Raises ConfigError where the state can't be made."""
+    handler = StdlibHandler(log)
+    for name in ("uvicorn", "uvicorn.error", "asyncio"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(logging.WARNING)
+    state = make_state()
+    options = uvicorn.Config(
+        Gateway(state),
+        http=_Protocol,
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=int(config.server.keepalive_s),
+        timeout_graceful_shutdown=int(config.server.shutdown_s),
+        backlog=2048,
+    )
+    await state.start()
+    server = _Server(options, state, notifier)
+    watchdog = asyncio.create_task(_feed(notifier, notifier.watchdog_s / 3)) if notifier.watchdog_s else None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, state, notifier)
+    try:
+        await server.serve(sockets)
+    finally:
+        if watchdog is not None:
+            watchdog.cancel()
+        await state.stop()
+        log.event("info", "stopped", pid=os.getpid())
+
+
+def _status(state: GatewayState) -> str:
+    return f"serving {len(state.models)} models, {len(state.keys)} keys"
+
+
+async def _feed(notifier: Notifier, interval_s: float) -> None:
+    while True:
+        notifier.alive()
+        await asyncio.sleep(interval_s)
+
+
+def _reload(state: GatewayState, notifier: Notifier) -> None:
+    notifier.reloading()
+    state.reload_keys()
+    notifier.ready(_status(state))
