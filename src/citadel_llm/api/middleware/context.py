@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import traceback
 from http import HTTPStatus
+from time import monotonic
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -20,6 +20,8 @@ __all__ = ["RequestContext", "install_error_handlers"]
 
 # Asked every few seconds by machines: their good answers are counted, not logged.
 _QUIET = ("/health", "/metrics")
+# Answered outside the router, so that no route names them for the metrics.
+_UNROUTED = ("/docs", "/openapi.json", "/v1/chat/completions", "/v1/completions")
 
 
 class RequestContext:
@@ -28,11 +30,10 @@ class RequestContext:
     def __init__(self, app: App, state: GatewayState) -> None:
         self._app = app
         self._state = state
-        self._loop = asyncio.get_running_loop()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, whatever happens."""
-        began = self._loop.time()
+        began = monotonic()
         request_id = request_id_of(scope["headers"])
         scope["citadel.request_id"] = request_id
         status = 0
@@ -63,10 +64,12 @@ class RequestContext:
             )
             await _respond(error, request_id)(scope, receive, send_with_id)
         finally:
-            self._finish(scope, request_id, status or 499, self._loop.time() - began)
+            self._finish(scope, request_id, status or 499, monotonic() - began)
 
     def _finish(self, scope: Scope, request_id: str, status: int, duration_s: float) -> None:
-        route: str = getattr(scope.get("route"), "path", "other")
+        route: str = getattr(scope.get("route"), "path", "")
+        if not route:
+            route = scope["path"] if scope["path"] in _UNROUTED else "other"
         self._state.metrics.answered(route, "", status, duration_s)
         if status < 400 and route.startswith(_QUIET):
             return

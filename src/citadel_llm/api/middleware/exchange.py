@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from time import monotonic
 
 from citadel_llm.api.errors import ApiError
 from citadel_llm.api.middleware.asgi import Receive
@@ -82,7 +83,7 @@ class Exchange:
         self._watcher: asyncio.Task[None] | None = None
 
     def expect(self, phase: str, deadline: float) -> None:
-        """From now on wait for `phase`, until `deadline` on the loop's clock."""
+        """From now on wait for `phase`, until `deadline` on the monotonic clock."""
         self.phase = phase
         self.deadline = deadline
 
@@ -160,7 +161,7 @@ class Sweeper:
     def _sweep(self) -> None:
         if self._loop is None:
             return
-        now = self._loop.time()
+        now = monotonic()
         for exchange in tuple(self._active):
             if now >= exchange.deadline or now >= exchange.last_call:
                 exchange.interrupt(self._overdue(exchange, now))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
+from time import monotonic
 
 import msgspec
 
@@ -40,7 +41,6 @@ class Completions:
     def __init__(self, state: GatewayState, path: str) -> None:
         self._state = state
         self._path = path
-        self._loop = asyncio.get_running_loop()
         self._forwarder = Forwarder(state, path)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -56,7 +56,7 @@ class Completions:
             elif name == b"x-request-id":
                 request_id = sane_request_id(value)
         state = self._state
-        exchange = Exchange(request_id or new_request_id(), receive, self._loop.time(), state.config.timeouts)
+        exchange = Exchange(request_id or new_request_id(), receive, monotonic(), state.config.timeouts)
         state.sweeper.add(exchange)
         error: Exception | None = None
         try:
@@ -133,7 +133,7 @@ class Completions:
                 retry_after_s=config.limits.retry_after_s,
             ) from None
         if turn is not None:
-            exchange.expect(Phase.QUEUE, self._loop.time() + config.timeouts.queue_s)
+            exchange.expect(Phase.QUEUE, monotonic() + config.timeouts.queue_s)
             try:
                 await turn
             except BaseException:
@@ -181,7 +181,7 @@ class Completions:
 
     def _finish(self, exchange: Exchange, scope: Scope, error: Exception | None) -> None:
         state = self._state
-        duration = self._loop.time() - exchange.began
+        duration = monotonic() - exchange.began
         status = exchange.status or 499
         state.metrics.answered(self._path, exchange.model, status, duration)
         if exchange.prompt_tokens is not None and exchange.completion_tokens is not None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections import deque
+from time import monotonic
 
 import msgspec
 
@@ -60,7 +60,6 @@ class Forwarder:
 
     def __init__(self, state: GatewayState, path: str) -> None:
         self._state = state
-        self._loop = asyncio.get_running_loop()
         self._timeouts = state.config.timeouts
         self._heads = {
             engine: b"POST %b HTTP/1.1\r\nhost: %b\r\ncontent-type: application/json\r\nx-request-id: "
@@ -122,9 +121,9 @@ class Forwarder:
         connection = engine.pooled() if pooled else None
         try:
             if connection is None:
-                exchange.expect(Phase.CONNECT, self._loop.time() + self._timeouts.connect_s)
+                exchange.expect(Phase.CONNECT, monotonic() + self._timeouts.connect_s)
                 connection = await engine.open()
-            exchange.expect(Phase.FIRST_BYTE, self._loop.time() + self._timeouts.first_byte_s)
+            exchange.expect(Phase.FIRST_BYTE, monotonic() + self._timeouts.first_byte_s)
             connection.send(
                 b"%b%b%b\r\ncontent-length: %d\r\n\r\n"
                 % (
@@ -182,19 +181,18 @@ class Forwarder:
         await send(start)
         if whole:
             self._note_usage(exchange, piece)
-            exchange.expect(Phase.CALLER, self._loop.time() + self._timeouts.chunk_s)
+            exchange.expect(Phase.CALLER, monotonic() + self._timeouts.chunk_s)
             await send({"type": "http.response.body", "body": piece, "more_body": False})
         else:
             await send({"type": "http.response.body", "body": piece, "more_body": True})
             await self._stream(exchange, connection, send)
 
     async def _stream(self, exchange: Exchange, connection: Connection, send: Send) -> None:
-        now = self._loop.time
         chunk_s = self._timeouts.chunk_s
         tail: deque[bytes] = deque(maxlen=4)
-        exchange.expect(Phase.CHUNK, now() + chunk_s)
+        exchange.expect(Phase.CHUNK, monotonic() + chunk_s)
         while piece := await connection.read():
-            at = now()
+            at = monotonic()
             if not exchange.first_token_at:
                 exchange.first_token_at = at
             tail.append(piece)

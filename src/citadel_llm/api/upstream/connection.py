@@ -13,6 +13,7 @@ At most one request is on the connection at a time. Reading stops while more tha
 from __future__ import annotations
 
 import asyncio
+from time import monotonic
 from typing import cast
 
 import httptools
@@ -190,7 +191,7 @@ class Connection(asyncio.Protocol):
             self.close()  # bytes that nobody asked for: out of step, never to be used again
             return
         if self.first_byte_at == 0:
-            self.first_byte_at = self._loop.time()
+            self.first_byte_at = monotonic()
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:

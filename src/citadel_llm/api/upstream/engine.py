@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from enum import StrEnum
+from time import monotonic
 
 from citadel_llm.api.upstream.connection import Connection, connect
 from citadel_llm.utils.config import Upstream
@@ -39,7 +40,7 @@ class Engine:
         self.failures = 0
         self.latency_s: float | None = None
         self.last_error: str | None = None
-        self.changed_at = loop.time()
+        self.changed_at = monotonic()
         self._loop = loop
         self._idle: list[Connection] = []
 
@@ -68,7 +69,7 @@ class Engine:
         if self.reachable:
             return False
         self.reachable = self.ever_up = True
-        self.changed_at = self._loop.time()
+        self.changed_at = monotonic()
         return True
 
     def seen_down(self, error: str, allowed_failures: int = 1) -> bool:
@@ -79,7 +80,7 @@ class Engine:
             return False
         self.reachable = False
         self.latency_s = None
-        self.changed_at = self._loop.time()
+        self.changed_at = monotonic()
         self.close_idle()
         return True
 
@@ -88,7 +89,7 @@ class Engine:
     def pooled(self) -> Connection | None:
         """An idle connection that is still open, the most recently used first."""
         idle = self._idle
-        oldest = self._loop.time() - _IDLE_S
+        oldest = monotonic() - _IDLE_S
         while idle:
             connection = idle.pop()
             if not connection.closed:
@@ -105,7 +106,7 @@ class Engine:
         """Keep the connection for the next request if its exchange ended in order, else close it."""
         if connection.reusable and len(self._idle) < _MAX_IDLE and self.reachable:
             connection.busy = False
-            connection.idle_since = self._loop.time()
+            connection.idle_since = monotonic()
             self._idle.append(connection)
         else:
             connection.close()

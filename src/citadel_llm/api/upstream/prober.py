@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Iterable
+from time import monotonic
 
 from citadel_llm.api.upstream.connection import BadResponse, Connection, ConnectionLost
 from citadel_llm.api.upstream.engine import Engine
@@ -57,8 +58,7 @@ class Prober:
 
     async def probe(self, model: ServedModel, engine: Engine) -> None:
         """Ask the engine once how it is, and note the answer."""
-        loop = asyncio.get_running_loop()
-        began = loop.time()
+        began = monotonic()
         allowed = self._config.failures
         try:
             async with asyncio.timeout(self._config.timeout_s):
@@ -71,7 +71,7 @@ class Prober:
             error = str(failure)
         else:
             if status == 200:
-                if engine.seen_up(loop.time() - began):
+                if engine.seen_up(monotonic() - began):
                     self._on_change(model, engine)
                 return
             error, allowed = f"GET /health answered with status {status}", 1
