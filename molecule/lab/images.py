@@ -94,9 +94,11 @@ def _furnish(root: Path, settings: Carried) -> None:
 
 
 def _prune(keep: Path) -> None:
-    """Images of the same release that an older recipe made, where no mount uses them any more."""
+    """Images of the same release beyond the three newest, where no mount uses them any more."""
     mounts = Path("/proc/mounts").read_text()
     release = keep.name.rsplit("-", 1)[0]
-    for old in keep.parent.glob(f"{release}-*"):
-        if old.is_dir() and old != keep and str(old) not in mounts:
+    images = sorted((p for p in keep.parent.glob(f"{release}-*") if p.is_dir()), key=lambda p: p.stat().st_ctime)
+    for old in images[:-3]:
+        if old != keep and str(old) not in mounts:
             shutil.rmtree(old, ignore_errors=True)
+            old.with_name(f"{old.name}.log").unlink(missing_ok=True)

@@ -106,12 +106,12 @@ class Machine:
         if self.leftovers() or self._mounted():
             self.stop()
         state = self.state()
+        if state and not Path(str(state["image"])).is_dir():
+            print(f"lab: the image under {self.name} is gone, so it starts afresh", flush=True)
+            state = {}
         if not state:
-            state = {"image": str(image), "layers": []}
-            self.save(state)
-        base = Path(str(state["image"]))
-        if not base.is_dir():
-            raise LabError(f"{self.name}: its image {base} is gone; run: bin/lab reset {self.name}")
+            self.reset(image, [])
+        base = Path(str(self.state()["image"]))
         for part in ("upper", "work", "root"):
             (self.directory / part).mkdir(parents=True, exist_ok=True)
         lower = [str(self.lab.layer_directory(self.name, layer) / "tree") for layer in reversed(self.layers())]

@@ -1,0 +1,126 @@
+"""Ansible module: several systemd units enabled and brought to a state together, and awaited.
+
+`ansible.builtin.systemd_service` takes one unit at a time, and fails in a dry run for a unit whose file
+the same run would write. Models take a minute to start, so they start side by side.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+DOCUMENTATION = r"""
+module: citadel_units
+short_description: Enable several systemd units and bring them to a state together
+options:
+  names:
+    description: Units by their full names.
+    type: list
+    elements: str
+    required: true
+  state:
+    description: started leaves running units alone; restarted does not; stopped also disables.
+    type: str
+    choices: [started, restarted, stopped]
+    default: started
+  timeout_s:
+    description: How long to wait for all units, in seconds.
+    type: int
+    default: 120
+author: Citadel
+"""
+
+EXAMPLES = r"""
+- name: Start the models
+  citadel_units:
+    names: [citadel-model@phi3.service]
+    timeout_s: 600
+"""
+
+RETURN = r"""
+states:
+  description: Each unit's ActiveState afterwards.
+  type: dict
+  returned: always
+"""
+
+PROPERTIES = ("LoadState", "ActiveState", "UnitFileState", "NeedDaemonReload", "Job")
+
+
+def systemctl(module: AnsibleModule, *words: str, check: bool = True) -> str:
+    code, out, err = module.run_command(["systemctl", *words], check_rc=False)
+    if check and code != 0:
+        module.fail_json(msg=f"systemctl {' '.join(words)}: {err.strip() or out.strip()}")
+    return out
+
+
+def show(module: AnsibleModule, name: str) -> dict[str, str]:
+    out = systemctl(module, "show", name, f"--property={','.join(PROPERTIES)}", check=False)
+    facts = dict.fromkeys(PROPERTIES, "")
+    facts.update(line.split("=", 1) for line in out.splitlines() if "=" in line)
+    return facts
+
+
+def await_units(module: AnsibleModule, names: list[str], wanted: str) -> dict[str, str]:
+    """The units' states once each is `wanted`; fails with a unit's last words when it will not be."""
+    deadline = time.monotonic() + module.params["timeout_s"]
+    while True:
+        facts = {name: show(module, name) for name in names}
+        waiting = [name for name in names if facts[name]["ActiveState"] != wanted]
+        failed = [name for name in waiting if facts[name]["ActiveState"] == "failed"]
+        late = time.monotonic() > deadline
+        if failed or (late and waiting):
+            name = (failed or waiting)[0]
+            _, journal, _ = module.run_command(["journalctl", "-u", name, "-n", "25", "--no-pager", "-o", "cat"])
+            module.fail_json(
+                msg=f"{name} is {facts[name]['ActiveState']}, not {wanted}"
+                + (f", after {module.params['timeout_s']} s" if late else "")
+                + f"; look with: journalctl -u {name}. Its last lines:\n{journal}"
+            )
+        if not waiting:
+            return {name: facts[name]["ActiveState"] for name in names}
+        time.sleep(0.5)
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "names": {"type": "list", "elements": "str", "required": True},
+            "state": {"type": "str", "choices": ["started", "restarted", "stopped"], "default": "started"},
+            "timeout_s": {"type": "int", "default": 120},
+        },
+        supports_check_mode=True,
+    )
+    names, state = module.params["names"], module.params["state"]
+    before = {name: show(module, name) for name in names}
+    result: dict[str, Any] = {name: facts["ActiveState"] for name, facts in before.items()}
+    if state == "stopped":
+        acting = [n for n in names if before[n]["ActiveState"] not in ("inactive", "") or _enabled(before[n])]
+        enabling: list[str] = []
+    else:
+        enabling = [name for name in names if not _enabled(before[name])]
+        acting = [name for name in names if state == "restarted" or before[name]["ActiveState"] != "active"]
+    if module.check_mode or not (acting or enabling):
+        module.exit_json(changed=bool(acting or enabling), states=result)
+    if any(facts["NeedDaemonReload"] == "yes" or facts["LoadState"] != "loaded" for facts in before.values()):
+        systemctl(module, "daemon-reload")
+    if state == "stopped":
+        systemctl(module, "disable", "--now", *acting, check=False)
+        systemctl(module, "reset-failed", *acting, check=False)
+        module.exit_json(changed=True, states=await_units(module, acting, "inactive"))
+    if enabling:
+        systemctl(module, "enable", *enabling)
+    if acting:
+        systemctl(module, "reset-failed", *acting, check=False)  # start limits of the past
+        systemctl(module, "restart" if state == "restarted" else "start", "--no-block", *acting)
+    module.exit_json(changed=True, states=await_units(module, names, "active"))
+
+
+def _enabled(facts: dict[str, str]) -> bool:
+    return facts["UnitFileState"] in ("enabled", "static", "alias", "indirect", "generated", "enabled-runtime")
+
+
+if __name__ == "__main__":
+    main()
