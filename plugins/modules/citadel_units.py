@@ -7,6 +7,7 @@ the same run would write. Models take a minute to start, so they start side by s
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -25,6 +26,16 @@ options:
     type: str
     choices: [started, restarted, stopped]
     default: started
+  marks:
+    description:
+      - By unit, the value of the variable C(mark_variable) that its running process must have in its environment. A unit
+        that runs with another one is restarted, whenever and by whomever its files were changed.
+    type: dict
+    default: {}
+  mark_variable:
+    description: Name of that environment variable.
+    type: str
+    default: CITADEL_SPEC
   timeout_s:
     description: How long to wait for all units, in seconds.
     type: int
@@ -46,7 +57,7 @@ states:
   returned: always
 """
 
-PROPERTIES = ("LoadState", "ActiveState", "UnitFileState", "NeedDaemonReload", "Job")
+PROPERTIES = ("LoadState", "ActiveState", "SubState", "UnitFileState", "NeedDaemonReload", "MainPID", "Job")
 
 
 def systemctl(module: AnsibleModule, *words: str, check: bool = True) -> str:
@@ -63,12 +74,23 @@ def show(module: AnsibleModule, name: str) -> dict[str, str]:
     return facts
 
 
+def running_mark(facts: dict[str, str], variable: str) -> str:
+    """The variable's value in the environment of a unit's main process; empty without either."""
+    try:
+        environment = Path("/proc", facts["MainPID"], "environ").read_bytes().split(b"\0")
+    except OSError:
+        return ""
+    found = [entry for entry in environment if entry.startswith(variable.encode() + b"=")]
+    return found[0].split(b"=", 1)[1].decode() if found else ""
+
+
 def await_units(module: AnsibleModule, names: list[str], wanted: str) -> dict[str, str]:
     """The units' states once each is `wanted`; fails with a unit's last words when it will not be."""
     deadline = time.monotonic() + module.params["timeout_s"]
     while True:
         facts = {name: show(module, name) for name in names}
-        waiting = [name for name in names if facts[name]["ActiveState"] != wanted]
+        # A queued job has not shown in the state yet: a unit that is to restart still says "active".
+        waiting = [n for n in names if facts[n]["ActiveState"] != wanted or facts[n]["Job"] not in ("", "0")]
         failed = [name for name in waiting if facts[name]["ActiveState"] == "failed"]
         late = time.monotonic() > deadline
         if failed or (late and waiting):
@@ -89,6 +111,8 @@ def main() -> None:
         argument_spec={
             "names": {"type": "list", "elements": "str", "required": True},
             "state": {"type": "str", "choices": ["started", "restarted", "stopped"], "default": "started"},
+            "marks": {"type": "dict", "default": {}},
+            "mark_variable": {"type": "str", "default": "CITADEL_SPEC"},
             "timeout_s": {"type": "int", "default": 120},
         },
         supports_check_mode=True,
@@ -101,7 +125,13 @@ def main() -> None:
         enabling: list[str] = []
     else:
         enabling = [name for name in names if not _enabled(before[name])]
-        acting = [name for name in names if state == "restarted" or before[name]["ActiveState"] != "active"]
+        outdated = [
+            name
+            for name, mark in module.params["marks"].items()
+            if before[name]["MainPID"] not in ("", "0")
+            and running_mark(before[name], module.params["mark_variable"]) != str(mark)
+        ]
+        acting = [n for n in names if state == "restarted" or n in outdated or before[n]["ActiveState"] != "active"]
     if module.check_mode or not (acting or enabling):
         module.exit_json(changed=bool(acting or enabling), states=result)
     if any(facts["NeedDaemonReload"] == "yes" or facts["LoadState"] != "loaded" for facts in before.values()):
@@ -114,7 +144,15 @@ def main() -> None:
         systemctl(module, "enable", *enabling)
     if acting:
         systemctl(module, "reset-failed", *acting, check=False)  # start limits of the past
-        systemctl(module, "restart" if state == "restarted" else "start", "--no-block", *acting)
+        # A unit that waits for its next try is not started by "start"; one that is on its way is left alone.
+        restarting = [
+            n for n in acting if state == "restarted" or n in outdated or before[n]["SubState"] == "auto-restart"
+        ]
+        starting = [n for n in acting if n not in restarting]
+        if restarting:
+            systemctl(module, "restart", "--no-block", *restarting)
+        if starting:
+            systemctl(module, "start", "--no-block", *starting)
     module.exit_json(changed=True, states=await_units(module, names, "active"))
 
 

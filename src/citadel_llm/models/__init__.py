@@ -26,7 +26,7 @@ class Profile:
     """What a model is, apart from its size.
 
     `config` holds the facts of the model's own config.json that do not scale with width or depth.
-    `bos`, `eos`, `special_tokens` and `chat_template` are the tokenizer's.
+    `bos`, `eos`, `special_tokens`, `chat_template` and `add_bos` (a plain prompt begins with `bos`) are the tokenizer's.
     """
 
     family: str
@@ -36,6 +36,7 @@ class Profile:
     eos: str
     special_tokens: tuple[str, ...]
     chat_template: str
+    add_bos: bool = True
 
 
 def profile(name: str) -> dict[str, Any]:

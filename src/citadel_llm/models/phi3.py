@@ -24,4 +24,5 @@ PROFILE = Profile(
         "{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
     ),
+    add_bos=False,
 )

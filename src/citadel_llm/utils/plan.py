@@ -20,6 +20,7 @@ _REQUIRED = {"port", "memory", "cpu_cores", "max_tokens", "temperature", "weight
 _OPTIONAL = {
     "display_name", "repo", "revision", "weights_gb", "path", "dtype", "max_num_seqs", "latency_ms",
     "latency_target_ms", "profile", "seed",
+    "engine_args",
 }  # fmt: skip
 _SOURCES = ("hub", "path", "generated")
 
@@ -171,6 +172,7 @@ def _model(name: str, entry: Mapping[str, Any], cores: list[int]) -> dict[str, A
         "dtype": entry.get("dtype", "auto"),
         "kv_cache_bytes": size_bytes(entry["kv_cache"], f"{where}.kv_cache"),
         "max_num_seqs": entry.get("max_num_seqs", 16),
+        "engine_args": dict(entry.get("engine_args", {})),
         "latency_ms": entry.get("latency_ms", 0),
         "latency_target_ms": entry.get("latency_target_ms", 0),
         "unit": f"citadel-model@{name}.service",
