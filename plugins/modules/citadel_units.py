@@ -28,8 +28,8 @@ options:
     default: started
   marks:
     description:
-      - By unit, the value of the variable C(mark_variable) that its running process must have in its environment. A unit
-        that runs with another one is restarted, whenever and by whomever its files were changed.
+      - By unit, the value that C(mark_variable) must have in the environment of its running process. A unit that runs
+        with another one is restarted, whenever and by whomever its files were changed.
     type: dict
     default: {}
   mark_variable:
