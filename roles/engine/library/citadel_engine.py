@@ -192,20 +192,24 @@ class Engine:
         cache.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(environment, ignore_errors=True)
         uv = {"env": {**os.environ, "UV_CACHE_DIR": str(cache)}}
-        made = self.call([self.params["uv"], "venv", "--quiet", "--python", self.params["python"], str(environment)], **uv)
+        made = self.call(
+            [self.params["uv"], "venv", "--quiet", "--python", self.params["python"], str(environment)], **uv
+        )
         if made.returncode != 0:
             raise EngineError(f"uv could not make {environment}:\n{tail(made.stderr)}")
         text = environment / "citadel-lock.txt"
         text.write_text(lock["content"] + "\n")
         backend = ["--torch-backend", lock["torch_backend"]] if lock["torch_backend"] else []
         # --no-deps: the lock is complete, and an override that it was made with is not known to the installer.
-        command = [self.params["uv"], "pip", "install", "--quiet", "--python", str(environment / "bin/python"),
-                   "--require-hashes", "--no-deps", "--compile-bytecode", *backend, "--requirement", str(text)]  # fmt: skip
+        command = [
+            self.params["uv"], "pip", "install", "--quiet", "--python", str(environment / "bin/python"),
+            "--require-hashes", "--no-deps", "--compile-bytecode", *backend, "--requirement", str(text),
+        ]  # fmt: skip
         installed = self.call(command, **uv)
         if installed.returncode != 0:
             raise EngineError(
-                f"uv could not install the lock {lock['name']!r}; what it has fetched stays in {cache}, so that the next "
-                f"run goes on from there. It said:\n{tail(installed.stderr)}"
+                f"uv could not install the lock {lock['name']!r}; what it has fetched stays in {cache}, so that the "
+                f"next run goes on from there. It said:\n{tail(installed.stderr)}"
             )
         self.open_to_group(environment)
         version = self.prove(environment)
@@ -217,8 +221,8 @@ class Engine:
         free = shutil.disk_usage(self.dest.parent).free
         if free < self.params["space_gb"] * 1e9:
             raise EngineError(
-                f"{self.dest.parent} has {free / 1e9:.1f} GB free, an installation needs {self.params['space_gb']:.0f} GB: "
-                "make room, or lower engine_space_gb if you know better"
+                f"{self.dest.parent} has {free / 1e9:.1f} GB free, an installation needs "
+                f"{self.params['space_gb']:.0f} GB: make room, or lower engine_space_gb if you know better"
             )
 
     def open_to_group(self, environment):
@@ -269,7 +273,7 @@ class Engine:
         os.replace(partial, self.dest)
 
     def too_many(self, environment):
-        """Environments beyond `keep`, oldest first gone; never the one in use. Broken-off ones go whatever their age."""
+        """Environments beyond `keep`, oldest gone first, never the one in use; broken-off ones whatever their age."""
         others = [p for p in self.dest.parent.glob(f"{self.dest.name}-*") if p.is_dir() and p != environment]
         others.sort(key=lambda path: path.stat().st_mtime, reverse=True)
         whole = [path for path in others if (path / MARKER).exists()]
@@ -338,7 +342,9 @@ def main():
             try:
                 fcntl.flock(busy, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise EngineError(f"another run installs {engine.dest} at this moment; run again when it is done") from None
+                raise EngineError(
+                    f"another run installs {engine.dest} at this moment; run again when it is done"
+                ) from None
             module.exit_json(**converge(engine, check_mode=False))
     except EngineError as error:
         module.fail_json(msg=str(error))

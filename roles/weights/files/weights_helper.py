@@ -36,7 +36,9 @@ def hub_list(job):
                 raise HelperError(f"the hub does not say how large {name} is")
             files.append({"file": name, "size": size, "sha256": lfs.sha256 if lfs else None})
     if not any(entry["file"].endswith(".safetensors") for entry in files):
-        raise HelperError("the revision has no *.safetensors that weights_patterns choose; name a revision that has them")
+        raise HelperError(
+            "the revision has no *.safetensors that weights_patterns choose; name a revision that has them"
+        )
     return {"commit": found.sha, "files": files}
 
 
@@ -61,11 +63,12 @@ def explained(job, error):
     what = f"{job['repo']}@{job['revision']} at {job['endpoint'] or 'the hub'}"
     kind = type(error).__name__
     if kind == "GatedRepoError":
-        return f"{what} is gated: accept its terms with an account, and put that account's token into weights_hub_token_file"
+        return f"{what} is gated: accept its terms with an account, and put its token into weights_hub_token_file"
     if kind in ("RepositoryNotFoundError", "RevisionNotFoundError"):
         return f"{what} is not there or not open to this token: mend repo and revision in citadel_models"
     text = str(error).strip().splitlines()
-    return f"{what}: {kind}: {text[0] if text else 'no message'}. What was fetched whole is kept; run again to go on from there"
+    said = text[0] if text else "no message"
+    return f"{what}: {kind}: {said}. What was fetched whole is kept; run again to go on from there"
 
 
 # -- generation -----------------------------------------------------------------------------------------------
@@ -96,7 +99,9 @@ def corpus_texts(directory):
     """Texts of the system, each once (many are links to one another), in the order of their names."""
     paths = sorted({path.resolve() for path in Path(directory).iterdir() if path.is_file()})
     if not paths:
-        raise HelperError(f"{directory} has no texts to train a tokenizer on: set weights_corpus to a directory that has")
+        raise HelperError(
+            f"{directory} has no texts to train a tokenizer on: set weights_corpus to a directory that has"
+        )
     return [path.read_text(encoding="utf-8", errors="replace") for path in paths]
 
 

@@ -265,7 +265,9 @@ class Weights:
             raise WeightsError(f"weights_hub_token_file {self.params['token_file']}: {error.strerror}") from None
 
     def from_hub(self):
-        job = {key: self.params[key] for key in ("repo", "revision", "endpoint", "patterns", "ignore_patterns", "workers")}
+        job = {
+            key: self.params[key] for key in ("repo", "revision", "endpoint", "patterns", "ignore_patterns", "workers")
+        }
         job["token"] = self.token()
         listed = self.helper("hub_list", **job)
         expected = {safe_name(entry["file"]): entry for entry in listed["files"]}
@@ -307,7 +309,11 @@ class Weights:
         copying = self.params["path_mode"] == "copy"
         if copying:
             self.check_space(
-                sum((source / n).stat().st_size for n in names if not self.has(self.staging / n, (source / n).stat().st_size))
+                sum(
+                    (source / n).stat().st_size
+                    for n in names
+                    if not self.has(self.staging / n, (source / n).stat().st_size)
+                )
             )
         for name in names:
             target = self.staging / name
@@ -345,7 +351,7 @@ class Weights:
     # -- what is done with them -------------------------------------------------------------------------------
 
     def check_files(self, expected):
-        """The manifest's entries; a file that is not what the source says is dropped, so that the next run fetches it."""
+        """The manifest's entries; a file that is not what the source says is dropped, so that it is fetched anew."""
         entries, wrong = [], []
         for path in files_of(self.staging):
             name = str(path.relative_to(self.staging))
@@ -359,8 +365,8 @@ class Weights:
         wrong += [f"{name} is missing" for name in expected if name not in {entry["file"] for entry in entries}]
         if wrong:
             raise WeightsError(
-                "checksums do not match, so the weights were not taken and the current ones stay. Run again to fetch these "
-                "anew; if it happens again, the source is damaged:\n" + "\n".join(wrong)
+                "checksums do not match, so the weights were not taken and the current ones stay. Run again to fetch "
+                "these anew; if it happens again, the source is damaged:\n" + "\n".join(wrong)
             )
         return entries
 
@@ -373,8 +379,8 @@ class Weights:
         wanted = self.params["profile"]["architecture"]
         if wanted not in config.get("architectures", []):
             raise WeightsError(
-                f"the weights are {', '.join(config.get('architectures', [])) or 'of no named architecture'}, the model's "
-                f"profile says {wanted}: mend repo or path, or give the entry the right `profile`"
+                f"the weights are {', '.join(config.get('architectures', [])) or 'of no named architecture'}, the "
+                f"model's profile says {wanted}: mend repo or path, or give the entry the right `profile`"
             )
 
     def open_to_group(self, directory):
@@ -396,15 +402,15 @@ class Weights:
         """Opens every file as the service user: an engine that may not read its weights would restart for ever."""
         user = pwd.getpwnam(self.params["user"])
         paths = [str(path) for path in [*files_of(directory), directory / MANIFEST]]
-        test = "for file do dd if=\"$file\" of=/dev/null bs=1 count=1 2>/dev/null || { echo \"$file\"; exit 1; }; done"
+        test = 'for file do dd if="$file" of=/dev/null bs=1 count=1 2>/dev/null || { echo "$file"; exit 1; }; done'
         tried = subprocess.run(
             ["/bin/sh", "-c", test, "sh", *paths], user=user.pw_uid, group=user.pw_gid, extra_groups=[], cwd="/",
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         if tried.returncode != 0:
             raise WeightsError(
-                f"the user {user.pw_name} cannot read {tried.stdout.strip()}: let the group {self.params['group']} read it "
-                "and enter every directory above it"
+                f"the user {user.pw_name} cannot read {tried.stdout.strip()}: let the group {self.params['group']} "
+                "read it and enter every directory above it"
             )
 
     def provide(self):

@@ -26,7 +26,8 @@ class Profile:
     """What a model is, apart from its size.
 
     `config` holds the facts of the model's own config.json that do not scale with width or depth.
-    `bos`, `eos`, `special_tokens`, `chat_template` and `add_bos` (a plain prompt begins with `bos`) are the tokenizer's.
+    `bos`, `eos`, `special_tokens` and `chat_template` are the tokenizer's; with `add_bos` a plain prompt begins
+    with `bos`.
     """
 
     family: str
@@ -40,7 +41,11 @@ class Profile:
 
 
 def profile(name: str) -> dict[str, Any]:
-    """The profile of a model as plain data, with the config of its generated weights under `tiny_config`."""
+    """The profile of a model as plain data.
+
+    Beside the fields of `Profile`: `context`, the most tokens that the model can attend to, and `tiny_config`,
+    the config.json of its generated weights. Raises ProfileError for a model that no module describes.
+    """
     if not name.isidentifier():
         raise ProfileError(f"{name!r} is no model's name")
     try:
@@ -64,7 +69,12 @@ def profile(name: str) -> dict[str, Any]:
         "torch_dtype": "bfloat16",
         **{key: value for key, value in found.config.items() if key != "multi_head"},
     }
-    return {**asdict(found), "special_tokens": list(found.special_tokens), "tiny_config": tiny}
+    return {
+        **asdict(found),
+        "special_tokens": list(found.special_tokens),
+        "context": found.config["max_position_embeddings"],
+        "tiny_config": tiny,
+    }
 
 
 def generated_version(name: str, seed: int) -> str:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from citadel_llm.models import generated_version
+from citadel_llm.models import ProfileError, generated_version, profile
 
 ENGINE_OVERHEAD_BYTES = 1_500_000_000  # vLLM's three processes beside weights and KV cache, measured on CPU
 
@@ -23,6 +23,13 @@ _OPTIONAL = {
     "engine_args",
 }  # fmt: skip
 _SOURCES = ("hub", "path", "generated")
+_RANGES = (
+    ("port", 1024, 65535),
+    ("cpu_cores", 1, 4096),
+    ("max_tokens", 1, 10**7),
+    ("max_num_seqs", 1, 10**5),
+    ("seed", 0, 2**63),
+)
 
 
 class PlanError(ValueError):
@@ -115,7 +122,8 @@ def _merged(
 ) -> dict[str, dict[str, Any]]:
     if unknown := sorted(set(overrides) - set(models)):
         raise PlanError(f"citadel_model_overrides.{unknown[0]}: no such model; there are: {', '.join(models)}")
-    entries, ports = {}, {}
+    entries: dict[str, dict[str, Any]] = {}
+    ports: dict[int, str] = {}
     for name, entry in models.items():
         if not re.fullmatch(r"[a-z][a-z0-9_]{0,30}", name):
             raise PlanError(f"citadel_models.{name}: a name is lower-case letters, digits and '_', from a letter on")
@@ -135,12 +143,12 @@ def _check(name: str, entry: Mapping[str, Any]) -> None:
         raise PlanError(f"{where}.{key} is missing")
     for key in sorted(set(entry) - _REQUIRED - _OPTIONAL):
         raise PlanError(f"{where}.{key} is not known; known are: {', '.join(sorted(_REQUIRED | _OPTIONAL))}")
-    for key, low, high in (("port", 1024, 65535), ("cpu_cores", 1, 4096), ("max_tokens", 1, 10**7)):
-        value = entry[key]
+    for key, low, high in _RANGES:
+        value = entry.get(key, low)
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
             raise PlanError(f"{where}.{key}: {value!r}; expected a whole number from {low} to {high}")
     temperature = entry["temperature"]
-    if not isinstance(temperature, int | float) or not 0 <= temperature <= 2:
+    if not isinstance(temperature, int | float) or isinstance(temperature, bool) or not 0 <= temperature <= 2:
         raise PlanError(f"{where}.temperature: {temperature!r}; expected a number from 0 to 2")
     if entry["weights"] not in _SOURCES:
         raise PlanError(f"{where}.weights: {entry['weights']!r}; expected one of {', '.join(_SOURCES)}")
@@ -148,6 +156,23 @@ def _check(name: str, entry: Mapping[str, Any]) -> None:
         raise PlanError(f"{where}: weights from the hub need `repo` and `revision`")
     if entry["weights"] == "path" and not entry.get("path"):
         raise PlanError(f"{where}.path is missing: the directory on the host to take the weights from")
+    weights_gb = entry.get("weights_gb", 0)
+    if not isinstance(weights_gb, int | float) or isinstance(weights_gb, bool) or weights_gb < 0:
+        raise PlanError(f"{where}.weights_gb: {weights_gb!r}; expected the weights' size in GB (10^9 bytes)")
+    if not isinstance(entry.get("engine_args", {}), Mapping):
+        raise PlanError(f"{where}.engine_args: {entry['engine_args']!r}; expected options of vLLM by their long names")
+    _check_profile(where, name, entry)
+
+
+def _check_profile(where: str, name: str, entry: Mapping[str, Any]) -> None:
+    try:
+        context = profile(entry.get("profile", name))["context"]
+    except ProfileError as error:
+        raise PlanError(f"{where}.profile: {error}") from None
+    if entry["max_tokens"] > context:
+        raise PlanError(
+            f"{where}.max_tokens: {entry['max_tokens']} is more than the model's context of {context} tokens"
+        )
 
 
 def _model(name: str, entry: Mapping[str, Any], cores: list[int]) -> dict[str, Any]:
@@ -183,7 +208,8 @@ def _weights_version(name: str, entry: Mapping[str, Any]) -> str:
     """Names the weights' directory: what is the same has the same name, and what changed gets a new one."""
     if entry["weights"] == "generated":
         return generated_version(entry.get("profile", name), entry.get("seed", 0))
-    source = f"{entry['repo']}@{entry['revision']}" if entry["weights"] == "hub" else str(entry["path"])
+    # A mirror whose content changes in place says so by another `revision`.
+    source = f"{entry['repo' if entry['weights'] == 'hub' else 'path']}@{entry.get('revision', '')}"
     return f"{entry['weights']}-{hashlib.sha256(source.encode()).hexdigest()[:12]}"
 
 
