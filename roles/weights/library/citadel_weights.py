@@ -240,7 +240,8 @@ class Weights:
             environment = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "PYTHON"))}
             environment.update(
                 HOME=home, HF_HOME=home, HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_DISABLE_PROGRESS_BARS="1",
-                HF_HUB_DISABLE_UPDATE_CHECK="1", TOKENIZERS_PARALLELISM="false", RAYON_NUM_THREADS="1",
+                HF_HUB_DISABLE_UPDATE_CHECK="1", HF_HUB_VERBOSITY="error",
+                TOKENIZERS_PARALLELISM="false", RAYON_NUM_THREADS="1",
             )  # fmt: skip
             job.update(verb=verb, directory=str(self.staging))
             try:
