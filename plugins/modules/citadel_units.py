@@ -36,6 +36,10 @@ options:
     description: Name of that environment variable.
     type: str
     default: CITADEL_SPEC
+  tries:
+    description: Restarts by systemd after which a unit that should start counts as failing, though it goes on trying.
+    type: int
+    default: 3
   timeout_s:
     description: How long to wait for all units, in seconds.
     type: int
@@ -57,7 +61,16 @@ states:
   returned: always
 """
 
-PROPERTIES = ("LoadState", "ActiveState", "SubState", "UnitFileState", "NeedDaemonReload", "MainPID", "Job")
+PROPERTIES = (
+    "LoadState",
+    "ActiveState",
+    "SubState",
+    "UnitFileState",
+    "NeedDaemonReload",
+    "MainPID",
+    "Job",
+    "NRestarts",
+)
 
 
 def systemctl(module: AnsibleModule, *words: str, check: bool = True) -> str:
@@ -91,7 +104,7 @@ def await_units(module: AnsibleModule, names: list[str], wanted: str) -> dict[st
         facts = {name: show(module, name) for name in names}
         # A queued job has not shown in the state yet: a unit that is to restart still says "active".
         waiting = [n for n in names if facts[n]["ActiveState"] != wanted or facts[n]["Job"] not in ("", "0")]
-        failed = [name for name in waiting if facts[name]["ActiveState"] == "failed"]
+        failed = [n for n in waiting if facts[n]["ActiveState"] == "failed" or _keeps_failing(module, facts[n])]
         late = time.monotonic() > deadline
         if failed or (late and waiting):
             name = (failed or waiting)[0]
@@ -99,6 +112,7 @@ def await_units(module: AnsibleModule, names: list[str], wanted: str) -> dict[st
             module.fail_json(
                 msg=f"{name} is {facts[name]['ActiveState']}, not {wanted}"
                 + (f", after {module.params['timeout_s']} s" if late else "")
+                + (f", after {facts[name]['NRestarts']} restarts" if failed else "")
                 + f"; look with: journalctl -u {name}. Its last lines:\n{journal}"
             )
         if not waiting:
@@ -113,6 +127,7 @@ def main() -> None:
             "state": {"type": "str", "choices": ["started", "restarted", "stopped"], "default": "started"},
             "marks": {"type": "dict", "default": {}},
             "mark_variable": {"type": "str", "default": "CITADEL_SPEC"},
+            "tries": {"type": "int", "default": 3},
             "timeout_s": {"type": "int", "default": 120},
         },
         supports_check_mode=True,
@@ -154,6 +169,10 @@ def main() -> None:
         if starting:
             systemctl(module, "start", "--no-block", *starting)
     module.exit_json(changed=True, states=await_units(module, names, "active"))
+
+
+def _keeps_failing(module: AnsibleModule, facts: dict[str, str]) -> bool:
+    return int(facts["NRestarts"] or 0) >= module.params["tries"] and facts["SubState"] == "auto-restart"
 
 
 def _enabled(facts: dict[str, str]) -> bool:
