@@ -147,7 +147,10 @@ class Engine:
                 timeout=min(left, timeout_s or left), **options,
             )  # fmt: skip
         except subprocess.TimeoutExpired as error:
-            raise EngineError(f"{Path(command[0]).name} {command[1]} took longer than {error.timeout:.0f} s") from None
+            raise EngineError(
+                f"{Path(command[0]).name} {command[1]} took longer than {error.timeout:.0f} s "
+                "(engine_install_timeout_s); what was fetched is kept: run again to go on from there"
+            ) from None
         except FileNotFoundError:
             raise EngineError(f"{command[0]} is missing; the role `python` brings it") from None
 
