@@ -1,7 +1,9 @@
 """What the roles' tests know of a host: its inventory's variables, rendered, and the plan computed from them.
 
-testinfra reads an inventory without rendering it. Here every variable of ours and of the connection is rendered once,
-by Ansible, so that `host.ansible.get_variables()` holds values and that a templated connection works over plain ssh.
+testinfra reads an inventory without rendering it. Here every variable is rendered once, by Ansible, so that
+`host.ansible.get_variables()` holds values and that a templated connection works over plain ssh.
+
+Without `-m`, tests that break something on purpose are left out. What the site lowers or turns off is listed last.
 """
 
 from __future__ import annotations
@@ -14,11 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from testinfra.utils.ansible_runner import AnsibleRunner
 
 from citadel_llm.utils.plan import make_plan
 
+ROLES = Path(__file__).resolve().parent
 NOT_RENDERED = {"citadel_plan"}  # it needs facts of the host: see the fixture `plan`
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not config.option.markexpr:
+        config.option.markexpr = "not disruptive"
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -26,7 +35,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     if not inventory:
         return
     hosts = AnsibleRunner.get_runner(inventory).inventory["_meta"]["hostvars"]
-    names = {name for known in hosts.values() for name in known if name.startswith(("ansible_", "citadel_"))}
+    names = {name for known in hosts.values() for name in known}
     pairs = ", ".join(f"'{name}': {name} | default(none)" for name in sorted(names - NOT_RENDERED))
     with tempfile.TemporaryDirectory() as folder:
         # As text, since a result's own keys come back sorted, and the models' order decides on their cores.
@@ -43,6 +52,24 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         raise pytest.UsageError(f"ansible cannot render the variables of {inventory}:\n{done.stdout}{done.stderr}")
 
 
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    inventory = config.getoption("ansible_inventory")
+    if not inventory:
+        return
+    lines: dict[str, None] = {}
+    for known in AnsibleRunner.get_runner(inventory).inventory["_meta"]["hostvars"].values():
+        expected = known.get("citadel_expected", {})
+        for name, required in known.get("citadel_required", {}).items():
+            if expected.get(name) != required:
+                lines[f"{name}: required is {required}, held to {expected.get(name)} here"] = None
+        for entry in known.get("citadel_not_rehearsed", []):
+            lines[f"{entry['what']}: {entry['why']}"] = None
+    if lines:
+        terminalreporter.section("not rehearsed here")
+        for line in lines:
+            terminalreporter.line(line)
+
+
 @functools.lru_cache
 def _facts(host: Any) -> dict[str, Any]:
     said = host.ansible("setup", "gather_subset=!all,!min,hardware")
@@ -56,6 +83,14 @@ def site(host: Any) -> dict[str, Any]:
     """The inventory's variables of this host, rendered."""
     found: dict[str, Any] = host.ansible.get_variables()
     return found
+
+
+@pytest.fixture(scope="module")
+def role(request: pytest.FixtureRequest, site: dict[str, Any]) -> dict[str, Any]:
+    """The variables of the role whose tests these are: its plain defaults, under what the inventory says."""
+    name = request.path.parent.parent.name
+    defaults: dict[str, Any] = yaml.safe_load((ROLES / name / "defaults/main.yml").read_text())
+    return {**defaults, **{key: value for key, value in site.items() if key.startswith(f"{name}_")}}
 
 
 @pytest.fixture(scope="module")
