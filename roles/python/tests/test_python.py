@@ -12,7 +12,8 @@ def test_python_has_the_expected_version(host, site):
 
 def test_python_makes_environments_with_pip(host):
     made = host.run(
-        "d=$(mktemp -d) && /usr/bin/python3 -m venv $d && $d/bin/python -m pip --version; code=$?; rm -rf $d; exit $code"
+        "d=$(mktemp -d) && /usr/bin/python3 -m venv $d && $d/bin/python -m pip --version; "
+        "code=$?; rm -rf $d; exit $code"
     )
     assert made.succeeded, made.stderr
 
