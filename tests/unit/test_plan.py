@@ -246,7 +246,7 @@ def test_a_wrong_entry_is_named_with_its_key(models, change, says):
             {"kind": "generate", "temperature": 0.7},
             r"minilm\.kind: 'generate', and the model's profile says 'embedding'",
         ),
-        ({"max_tokens": 513}, r"minilm\.max_tokens: 513 is more than the model's context of 512"),
+        ({"max_tokens": 257}, r"minilm\.max_tokens: 257 is more than the model's context of 256"),
         ({"profile": "phi3"}, r"minilm\.kind: 'embedding', and the model's profile says 'generate'"),
     ],
 )

@@ -42,12 +42,15 @@ class Profile:
 
 @dataclass(frozen=True)
 class EmbeddingProfile:
-    """What an embedding model is: it answers with vectors of `dimensions` numbers, and has no chat format."""
+    """What an embedding model is: it answers with vectors of `dimensions` numbers, and has no chat format.
+
+    `context` is the most tokens that it takes.
+    """
 
     family: str
     architecture: str
-    config: dict[str, Any]
     dimensions: int
+    context: int
 
 
 def profile(name: str) -> dict[str, Any]:
@@ -63,9 +66,8 @@ def profile(name: str) -> dict[str, Any]:
     except ModuleNotFoundError:
         raise ProfileError(f"model {name!r} has no profile: add src/citadel_llm/models/{name}.py") from None
     found: Profile | EmbeddingProfile = module.PROFILE
-    context = found.config["max_position_embeddings"]
     if isinstance(found, EmbeddingProfile):
-        return {**asdict(found), "context": context}
+        return asdict(found)
     tiny = {
         "architectures": [found.architecture],
         "model_type": found.family,
@@ -85,7 +87,7 @@ def profile(name: str) -> dict[str, Any]:
     return {
         **asdict(found),
         "special_tokens": list(found.special_tokens),
-        "context": context,
+        "context": found.config["max_position_embeddings"],
         "tiny_config": tiny,
     }
 

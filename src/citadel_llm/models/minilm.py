@@ -5,6 +5,6 @@ from citadel_llm.models import EmbeddingProfile
 PROFILE = EmbeddingProfile(
     family="bert",
     architecture="BertModel",
-    config={"max_position_embeddings": 512},
     dimensions=384,
+    context=256,  # its positions go to 512, but it was trained on texts of this length, and the engine holds to that
 )
