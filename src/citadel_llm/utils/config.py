@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import msgspec
@@ -112,6 +112,7 @@ class Model(_Section, frozen=True, kw_only=True):
     """A model that callers may name."""
 
     upstreams: Annotated[list[Upstream], Meta(min_length=1)]
+    kind: Literal["generate", "embedding"] = "generate"
     display_name: str = ""
     owned_by: str = "citadel"
     max_tokens: Count | None = None  # the context, in tokens

@@ -1,4 +1,4 @@
-"""`/v1/chat/completions` and `/v1/completions`: forwarded to an engine as they came.
+"""The endpoints of `kinds.py`: forwarded to an engine as they came.
 
 This is the hot path: plain ASGI, ahead of the FastAPI application. The body is parsed once,
 for what the gateway must know, and its original bytes go on; an answer is never re-serialised.
@@ -7,6 +7,7 @@ for what the gateway must know, and its original bytes go on; an answer is never
 from __future__ import annotations
 
 import asyncio
+import re
 import traceback
 from time import monotonic
 
@@ -18,6 +19,8 @@ from citadel_llm.api.middleware.auth import authenticate
 from citadel_llm.api.middleware.correlation import new_request_id, sane_request_id
 from citadel_llm.api.middleware.exchange import CallerGone, Exchange, Phase
 from citadel_llm.api.routes.forward import Forwarder
+from citadel_llm.api.routes.kinds import ENDPOINTS, check_kind
+from citadel_llm.api.routes.limits import check_max_tokens
 from citadel_llm.api.state import GatewayState
 from citadel_llm.api.upstream.gate import QueueFull
 from citadel_llm.api.upstream.model import ServedModel
@@ -30,6 +33,9 @@ class _Request(msgspec.Struct):
 
     model: str
     stream: bool | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    max_output_tokens: int | None = None
 
 
 _request = msgspec.json.Decoder(_Request)
@@ -41,6 +47,7 @@ class Completions:
     def __init__(self, state: GatewayState, path: str) -> None:
         self._state = state
         self._path = path
+        self._endpoint = ENDPOINTS[path]
         self._forwarder = Forwarder(state, path)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -51,6 +58,8 @@ class Completions:
         for name, value in scope["headers"]:
             if name == b"authorization":
                 authorization = value
+            elif name == b"x-api-key" and authorization is None:  # as clients of the messages API send it
+                authorization = b"Bearer " + value
             elif name == b"content-length":
                 length = value
             elif name == b"x-request-id":
@@ -106,13 +115,17 @@ class Completions:
             request = _request.decode(body)
         except msgspec.ValidationError as failure:
             raise _invalid(failure) from failure
-        except msgspec.DecodeError as failure:
+        except (msgspec.DecodeError, UnicodeDecodeError) as failure:
             raise ApiError(400, "invalid_json", f"The body is not valid JSON: {failure}") from failure
+        except RecursionError as failure:
+            raise ApiError(400, "invalid_json", "The body is nested too deeply.") from failure
         model = state.models.get(request.model)
         if model is None:
             raise unknown_model(request.model, state)
         exchange.model = model.name
-        exchange.stream = bool(request.stream)
+        check_kind(self._path, model, state.models)
+        check_max_tokens(request, model)
+        exchange.stream = bool(request.stream) and self._endpoint.streams
         if model.pick() is None:
             raise self._forwarder.unavailable(model)
         await self._enter(exchange, model)
@@ -149,7 +162,7 @@ class Completions:
             # The status line has gone out: a stream gets an error event, and anything else is
             # cut off, which the server does with an answer that is left incomplete.
             if exchange.stream:
-                event = error_event(error, exchange.request_id)
+                event = error_event(error, exchange.request_id, named=self._endpoint.named_events)
                 await send({"type": "http.response.body", "body": event, "more_body": False})
             exchange.status = error.status
             return
@@ -230,5 +243,6 @@ def _too_large(limit: int) -> ApiError:
 
 def _invalid(failure: msgspec.ValidationError) -> ApiError:
     text = str(failure)
-    param = "stream" if "$.stream" in text else "model" if "model" in text else None
+    found = re.search(r"`\$\.(\w+)|required field `(\w+)`", text)
+    param = (found[1] or found[2]) if found else None
     return ApiError(400, "invalid_request", f"The body is not a valid request: {text}", param=param)

@@ -6,11 +6,10 @@ import os
 from collections import deque
 from time import monotonic
 
-import msgspec
-
 from citadel_llm.api.errors import ApiError, Headers, reshape
 from citadel_llm.api.middleware.asgi import Send
 from citadel_llm.api.middleware.exchange import Exchange, Phase
+from citadel_llm.api.routes.usage import note_stream_usage, note_usage
 from citadel_llm.api.state import GatewayState
 from citadel_llm.api.upstream.connection import BadResponse, Connection, ConnectionLost
 from citadel_llm.api.upstream.engine import Engine, State
@@ -37,18 +36,6 @@ _NOT_FORWARDED = frozenset(
         b"x-request-id",
     }
 )
-
-
-class _Usage(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-
-class _Answer(msgspec.Struct):
-    usage: _Usage | None = None
-
-
-_answer = msgspec.json.Decoder(_Answer)
 
 
 class _NotAnsweredError(Exception):
@@ -180,7 +167,7 @@ class Forwarder:
         exchange.started = True
         await send(start)
         if whole:
-            self._note_usage(exchange, piece)
+            note_usage(exchange, piece)
             exchange.expect(Phase.CALLER, monotonic() + self._timeouts.chunk_s)
             await send({"type": "http.response.body", "body": piece, "more_body": False})
         else:
@@ -199,22 +186,5 @@ class Forwarder:
             exchange.expect(Phase.CALLER, at + chunk_s)
             await send({"type": "http.response.body", "body": piece, "more_body": True})
             exchange.expect(Phase.CHUNK, at + chunk_s)
-        self._note_stream_usage(exchange, b"".join(tail))
+        note_stream_usage(exchange, b"".join(tail))
         await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    def _note_usage(self, exchange: Exchange, body: bytes) -> None:
-        try:
-            usage = _answer.decode(body).usage
-        except msgspec.MsgspecError:
-            return
-        if usage is not None:
-            exchange.prompt_tokens = usage.prompt_tokens
-            exchange.completion_tokens = usage.completion_tokens
-
-    def _note_stream_usage(self, exchange: Exchange, tail: bytes) -> None:
-        """Usage comes in one of a stream's last events, where the caller asked for it."""
-        for line in reversed(tail.splitlines()):
-            if line.startswith(b"data: {") and b'"usage"' in line:
-                self._note_usage(exchange, line[6:])
-                if exchange.prompt_tokens is not None:
-                    return

@@ -34,6 +34,7 @@ def router(state: GatewayState) -> APIRouter:
             "created": state.config.created,
             "owned_by": model.config.owned_by,
             "display_name": model.config.display_name or model.name,
+            "kind": model.config.kind,
             "max_model_len": model.config.max_tokens,
             "state": model.state,
         }

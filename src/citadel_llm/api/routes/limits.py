@@ -1,0 +1,38 @@
+"""What a request may ask for at most, told before an engine is troubled with it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from citadel_llm.api.errors import ApiError
+from citadel_llm.api.upstream.model import ServedModel
+
+__all__ = ["check_max_tokens"]
+
+
+class _Asking(Protocol):
+    """The fields by which the endpoints' requests bound the length of an answer, in tokens."""
+
+    max_tokens: int | None
+    max_completion_tokens: int | None
+    max_output_tokens: int | None
+
+
+def check_max_tokens(request: _Asking, model: ServedModel) -> None:
+    """Raises a 400 that names the field where more tokens are asked for than the model's whole context.
+
+    A prompt and an answer that are too long only together are found by the engine, which alone can count the prompt.
+    """
+    limit = model.config.max_tokens
+    if limit is None:
+        return
+    for field in ("max_tokens", "max_completion_tokens", "max_output_tokens"):
+        asked = getattr(request, field)
+        if asked is not None and asked > limit:
+            raise ApiError(
+                400,
+                "context_length_exceeded",
+                f"`{field}` is {asked}, and the model `{model.name}` has a context of {limit} tokens, "
+                "which the request and its answer share.",
+                param=field,
+            )
