@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
 from citadel_llm.api.middleware.auth import authenticate
-from citadel_llm.api.routes.completions import unknown_model
+from citadel_llm.api.routes.resolve import unknown_model
 from citadel_llm.api.routes.schemas import ErrorBody, ModelList, ModelObject
 from citadel_llm.api.state import GatewayState
 from citadel_llm.api.upstream.model import ServedModel
@@ -35,6 +35,7 @@ def router(state: GatewayState) -> APIRouter:
             "owned_by": model.config.owned_by,
             "display_name": model.config.display_name or model.name,
             "max_model_len": model.config.max_tokens,
+            "aliases": [alias for alias, name in state.config.aliases.items() if name == model.name],
             "state": model.state,
         }
 
@@ -51,9 +52,10 @@ def router(state: GatewayState) -> APIRouter:
     )
     async def get_model(model_id: str, request: Request) -> JSONResponse:
         admit(request)
-        model = state.models.get(model_id)
+        model = state.models.get(state.config.aliases.get(model_id, model_id))
         if model is None:
             raise unknown_model(model_id, state)
-        return JSONResponse(show(model), headers={"x-citadel-model": model.name})
+        # An alias is shown under the name that was asked for, as OpenAI's clients expect.
+        return JSONResponse({**show(model), "id": model_id}, headers={"x-citadel-model": model.name})
 
     return routes

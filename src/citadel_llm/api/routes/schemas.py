@@ -169,6 +169,7 @@ class ModelObject(BaseModel):
     owned_by: str
     display_name: str
     max_model_len: int | None = Field(description="The context, in tokens")
+    aliases: list[str] = Field(description="Other names that it answers to")
     state: StateName
 
 
@@ -188,6 +189,9 @@ class EngineHealth(BaseModel):
     draining: bool
     latency_ms: float | None
     in_flight: int
+    waiting: int = Field(description="Requests that wait inside the engine, as it last said")
+    breaker: Literal["closed", "half_open", "open"]
+    ejected: bool = Field(description="Left out for a while, for failing where others answered")
     last_error: str | None
 
 
