@@ -26,6 +26,12 @@ async def load(caller, workers: int, seconds: float, **ask) -> list[Answer]:
     return answers
 
 
+async def until_ejected(caller, replica) -> None:
+    async with asyncio.timeout(5):
+        while not caller.metric("ejections_total", model="m", engine=replica.address):
+            await caller.ask()
+
+
 # Replicas
 
 
@@ -115,6 +121,39 @@ async def test_given_a_replica_that_breaks_off_before_the_first_byte_when_asked_
         a.breaks_after_head = True
         answers = [await caller.ask(stream=True) for _ in range(10)]
         assert all(b'"replica":"b"' in answer.body for answer in answers)
+
+
+async def test_given_a_replica_that_takes_no_connection_when_asked_then_another_answers_after_the_connect_timeout() -> (
+    None
+):
+    config = {"timeouts": {"connect_s": 0.1}, "probe": {"interval_s": 60}}
+    async with replicas("a", "b") as (a, b), gateway({"m": {"upstreams": [a, b]}}, **config) as caller:
+        black_hole = caller.state.models["m"].engines[0]
+        black_hole.open = lambda: asyncio.sleep(60)
+        answers = await asyncio.gather(*(caller.ask() for _ in range(8)))
+        assert {(answer.status, answer.json()["replica"]) for answer in answers} == {(200, "b")}
+        assert not black_hole.reachable
+        assert "no connection within 0.1 s" in black_hole.last_error
+
+
+async def test_given_a_replica_that_hangs_when_requests_time_out_then_it_is_left_out() -> None:
+    config = {"timeouts": {"first_byte_s": 0.1}, "ejection": {"failures": 3}}
+    async with replicas("a", "b") as (a, b), gateway({"m": {"upstreams": [a, b]}}, **config) as caller:
+        a.hangs = True
+        first = await asyncio.gather(*(caller.ask() for _ in range(12)))
+        assert {answer.status for answer in first} == {200, 504}
+        assert caller.metric("ejections_total", model="m", engine=a.address) == 1
+        assert {(await caller.ask()).status for _ in range(10)} == {200}
+
+
+async def test_given_an_ejected_replica_when_all_others_go_then_it_is_used_again() -> None:
+    config = {"ejection": {"base_s": 60, "max_s": 60}}
+    async with replicas("a", "b") as (a, b), gateway({"m": {"upstreams": [a, b]}}, **config) as caller:
+        a.status = 503
+        await until_ejected(caller, a)
+        a.status = 200
+        b.kill()
+        assert {(await caller.ask()).json()["replica"] for _ in range(5)} == {"a"}
 
 
 async def test_given_every_replica_breaking_when_asked_then_attempts_and_budget_bound_the_retries() -> None:
@@ -338,6 +377,16 @@ async def test_given_auto_when_asked_then_the_smallest_model_that_fits_answers()
             assert caller.metric("auto_choices_total", model="mixtral") == 2
             too_long = await caller.ask("auto", messages=[{"role": "user", "content": "x" * 200_000}])
             assert (too_long.status, too_long.code) == (400, "context_length_exceeded")
+
+
+async def test_auto_and_its_aliases_are_shown() -> None:
+    async with replicas("a") as (a,):
+        models = {"phi3": {"upstreams": [a], "size_gb": 8, "max_tokens": 4096}}
+        async with gateway(models, aliases={"gpt-4o": "auto"}) as caller:
+            assert (await caller.ask("gpt-4o")).headers["x-citadel-model"] == "phi3"
+            shown = (await caller.get("/v1/models/gpt-4o")).json()
+            assert (shown["id"], shown["max_model_len"], shown["state"]) == ("gpt-4o", 4096, "up")
+            assert (await caller.get("/openapi.json")).status == 200
 
 
 async def test_given_no_model_with_a_size_then_auto_is_unknown() -> None:

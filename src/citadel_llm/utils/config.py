@@ -139,7 +139,9 @@ class Retry(_Section, frozen=True, kw_only=True):
     budget_burst: Count | None = (
         None  # saved up at most; none: a model's `concurrency`, so that losing a replica is covered
     )
-    statuses: list[Annotated[int, Meta(ge=500, le=599)]] = msgspec.field(default_factory=lambda: [502, 503])
+    statuses: list[Annotated[int, Meta(ge=500, le=599)]] = msgspec.field(
+        default_factory=lambda: [500, 502, 503]
+    )  # of a replica's own
 
 
 class Auto(_Section, frozen=True, kw_only=True):

@@ -80,7 +80,7 @@ class Exchange:
         self.phase = Phase.BODY
         self.deadline = began + timeouts.body_s
         self.last_call = began + timeouts.total_s
-        self.deadline_ms = 0  # the caller's own, if it set one
+        self.deadline_ms = 0  # the caller's own, if it set one that is shorter than ours
         self.failure: Exception | None = None
         self.body_read = False
         self.caller = ""
@@ -118,9 +118,9 @@ class Exchange:
 
     def limit(self, deadline_ms: int) -> None:
         """The whole request may take `deadline_ms` from its beginning; a timer of its own makes that exact."""
-        self.deadline_ms = deadline_ms
         end = self.began + deadline_ms / 1e3
         if end < self.last_call:
+            self.deadline_ms = deadline_ms
             self.last_call = end
             self._timer = asyncio.get_running_loop().call_later(
                 end - monotonic(), self.interrupt, _past_deadline(deadline_ms)

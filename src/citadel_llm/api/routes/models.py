@@ -12,6 +12,7 @@ from citadel_llm.api.routes.resolve import unknown_model
 from citadel_llm.api.routes.schemas import ErrorBody, ModelList, ModelObject
 from citadel_llm.api.state import GatewayState
 from citadel_llm.api.upstream.model import ServedModel
+from citadel_llm.utils.config import AUTO
 
 __all__ = ["router"]
 
@@ -39,6 +40,18 @@ def router(state: GatewayState) -> APIRouter:
             "state": model.state,
         }
 
+    def show_auto(models: list[ServedModel]) -> dict[str, Any]:
+        lengths = [model.config.max_tokens for model in models]
+        return {
+            "object": "model",
+            "created": state.config.created,
+            "owned_by": "citadel",
+            "display_name": "The smallest model that fits the request",
+            "max_model_len": None if None in lengths else max(length or 0 for length in lengths),
+            "aliases": [alias for alias, name in state.config.aliases.items() if name == AUTO],
+            "state": "up" if any(model.candidates for model in models) else "down",
+        }
+
     @routes.get("", response_model=ModelList, summary="List the models", responses={401: {"model": ErrorBody}})
     async def list_models(request: Request) -> JSONResponse:
         admit(request)
@@ -52,7 +65,11 @@ def router(state: GatewayState) -> APIRouter:
     )
     async def get_model(model_id: str, request: Request) -> JSONResponse:
         admit(request)
-        model = state.models.get(state.config.aliases.get(model_id, model_id))
+        name = state.config.aliases.get(model_id, model_id)
+        sized = [model for model in state.models.values() if model.config.size_gb is not None]
+        if name == AUTO and sized:
+            return JSONResponse({**show_auto(sized), "id": model_id})
+        model = state.models.get(name)
         if model is None:
             raise unknown_model(model_id, state)
         # An alias is shown under the name that was asked for, as OpenAI's clients expect.

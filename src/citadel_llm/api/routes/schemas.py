@@ -34,7 +34,9 @@ class ChatMessage(_Open):
 
 
 class _Common(_Open):
-    model: str = Field(description="The id of a model in /v1/models")
+    model: str = Field(
+        description="The id of a model in /v1/models, one of its aliases, or `auto` for the smallest that fits"
+    )
     max_tokens: int | None = Field(None, ge=1, description="At most so many tokens are generated")
     temperature: float | None = Field(
         None, ge=0, description="0 is deterministic; the model's own default is used where none is given"
