@@ -33,7 +33,8 @@ class Replica:
         self.healthy = True
         self.breaks = False  # closes the connection in the answer's place
         self.breaks_after_head = False
-        self.hangs = False
+        self.hangs = False  # until its caller hangs up
+        self.hung_up = 0
         self.places: asyncio.Semaphore | None = None  # works on so many at once
         self.piece_s = 0.0  # between the pieces of a stream
         self.waiting = 0
@@ -72,7 +73,7 @@ class Replica:
                 path = lines[0].split()[1]
                 headers = dict(line.lower().split(b": ", 1) for line in lines[1:] if line)
                 body = await reader.readexactly(int(headers.get(b"content-length", b"0")))
-                if not await self._answer(path, body, writer):
+                if not await self._answer(path, body, reader, writer):
                     return
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             return
@@ -80,7 +81,9 @@ class Replica:
             self._writers.discard(writer)
             writer.transport.abort()
 
-    async def _answer(self, path: bytes, body: bytes, writer: asyncio.StreamWriter) -> bool:
+    async def _answer(
+        self, path: bytes, body: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bool:
         if path == b"/health":
             writer.write(_http(200 if self.healthy else 503, b""))
         elif path == b"/metrics":
@@ -92,16 +95,21 @@ class Replica:
             self.most_open = max(self.most_open, self.open)
             try:
                 if self.places is None:
-                    return await self._complete(json.loads(body), writer)
+                    return await self._complete(json.loads(body), reader, writer)
                 async with self.places:
-                    return await self._complete(json.loads(body), writer)
+                    return await self._complete(json.loads(body), reader, writer)
             finally:
                 self.open -= 1
         return True
 
-    async def _complete(self, request: dict[str, Any], writer: asyncio.StreamWriter) -> bool:
+    async def _complete(
+        self, request: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bool:
         if self.hangs:
-            await asyncio.sleep(60)
+            while not reader.at_eof():
+                await asyncio.sleep(0.005)
+            self.hung_up += 1
+            return False
         if self.delay_s:
             await asyncio.sleep(self.delay_s)
         if self.breaks:
@@ -157,6 +165,7 @@ class Caller:
 
     def __init__(self, state: GatewayState) -> None:
         self.state = state
+        self.gone = asyncio.Event()  # set: every caller hangs up
         self._app = Gateway(state)
 
     async def ask(
@@ -174,8 +183,13 @@ class Caller:
 
     async def _call(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> Answer:
         answer, began = Answer(), time.monotonic()
-        incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        incoming.put_nowait({"type": "http.request", "body": body, "more_body": False})
+        request = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def receive() -> dict[str, Any]:
+            if not request:
+                await self.gone.wait()
+                return {"type": "http.disconnect"}
+            return request.pop()
 
         async def send(message: Any) -> None:
             if message["type"] == "http.response.start":
@@ -199,7 +213,7 @@ class Caller:
             "client": ("127.0.0.1", 1),
             "server": ("127.0.0.1", 8000),
         }
-        await self._app(scope, incoming.get, send)
+        await self._app(scope, receive, send)
         answer.seconds = time.monotonic() - began
         return answer
 

@@ -170,6 +170,21 @@ async def test_given_every_replica_breaking_when_asked_then_attempts_and_budget_
         assert caller.metric("retries_denied_total", model="m") > 0
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_given_callers_that_hang_up_when_one_works_and_one_waits_then_both_places_are_free_again(stream) -> None:
+    async with replicas("a") as (a,), gateway({"m": {"upstreams": [a], "concurrency": 1}}) as caller:
+        a.hangs = True
+        admission = caller.state.models["m"].admission
+        asks = [asyncio.create_task(caller.ask(stream=stream)) for _ in range(2)]
+        await until(lambda: a.open == 1 and admission.waiting == 1)
+        caller.gone.set()
+        assert {answer.status for answer in await asyncio.gather(*asks)} == {0}
+        await until(lambda: a.hung_up == 1, within_s=1.0)
+        assert (admission.inside, admission.waiting) == (0, 0)
+        assert caller.state.models["m"].engines[0].in_flight == 0
+        assert caller.metric("breaker_state", model="m", engine=a.address) == 0
+
+
 # Policies
 
 
