@@ -86,12 +86,12 @@ class Completions:
         if message.get("more_body"):
             pieces, size = [body], len(body)
             while message.get("more_body"):
+                if size > limit:
+                    raise _too_large(limit)
                 message = await receive()
                 piece = message.get("body", b"")
                 pieces.append(piece)
                 size += len(piece)
-                if size > limit:
-                    raise _too_large(limit)
             body = b"".join(pieces)
         if message["type"] == "http.disconnect":
             raise CallerGone("the caller hung up before its request was complete")
@@ -106,7 +106,7 @@ class Completions:
             request = _request.decode(body)
         except msgspec.ValidationError as failure:
             raise _invalid(failure) from failure
-        except msgspec.DecodeError as failure:
+        except (ValueError, RecursionError) as failure:  # msgspec's own, or a text that is not UTF-8, or a deep nesting
             raise ApiError(400, "invalid_json", f"The body is not valid JSON: {failure}") from failure
         model = state.models.get(request.model)
         if model is None:
