@@ -73,9 +73,11 @@ class Completions:
             error = self._unexpected(exchange, failure)
         finally:
             state.sweeper.discard(exchange)
-            if error is not None:
-                await self._fail(exchange, error, send)
-            self._finish(exchange, scope, error)
+            try:
+                if error is not None:
+                    await self._fail(exchange, error, send)
+            finally:
+                self._finish(exchange, scope, error)
 
     async def _read(self, exchange: Exchange, receive: Receive, length: bytes | None) -> bytes:
         limit = self._state.config.limits.body_bytes
@@ -146,9 +148,9 @@ class Completions:
             exchange.status = 499
             return
         if exchange.started:
-            # The status line has gone out: a stream gets an error event, and anything else is
-            # cut off, which the server does with an answer that is left incomplete.
-            if exchange.stream:
+            # The status line has gone out: a stream gets an error event, unless its length was promised,
+            # and anything else is cut off, which the server does with an answer that is left incomplete.
+            if exchange.takes_events:
                 event = error_event(error, exchange.request_id)
                 await send({"type": "http.response.body", "body": event, "more_body": False})
             exchange.status = error.status
