@@ -1,4 +1,4 @@
-"""What a caller may send: keys, correlation ids, bodies. What is wrong is refused in OpenAI's shape, never with a 500."""
+"""What a caller may send: keys, ids, bodies. What is wrong is refused in OpenAI's shape, never with a 500."""
 
 import asyncio
 import contextlib
