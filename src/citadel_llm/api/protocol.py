@@ -1,4 +1,4 @@
-"""uvicorn's HTTP/1.1, with bounds on what comes before a request is one, and refusals in our shape."""
+"""uvicorn's HTTP/1.1, with bounds on what callers may keep waiting, and refusals in our shape."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ _MAX_HEAD_BYTES = 1 << 16
 
 
 class _Protocol(HttpToolsProtocol):
-    """uvicorn bounds neither the size of a request's headers nor the time that they take."""
+    """uvicorn bounds neither the headers of a request, in bytes and time, nor the time for taking an answer."""
 
     head_s = 30.0
+    write_s = 120.0
     _in_head = False
     _head_bytes = 0
     _head_timer: asyncio.TimerHandle | None = None
+    _write_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
         """Called by the loop. A connection that never asks is idle, and ends as idle ones do."""
@@ -30,6 +32,7 @@ class _Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the loop."""
         self._end_head()
+        self.resume_writing()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -41,6 +44,22 @@ class _Protocol(HttpToolsProtocol):
                 self._refuse(431, "headers_too_large", f"The headers are larger than {_MAX_HEAD_BYTES} bytes.")
             elif self._head_timer is None:
                 self._head_timer = self.loop.call_later(self.head_s, self._head_overdue)
+
+    def pause_writing(self) -> None:
+        """Called by the loop: the caller does not take what it gets.
+
+        An orderly close would wait for it, and so for ever; where it goes on like this, the end is abrupt.
+        """
+        if self._write_timer is None:
+            self._write_timer = self.loop.call_later(self.write_s, self.transport.abort)
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        """Called by the loop: the caller has taken most of it."""
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
+        super().resume_writing()
 
     def on_message_begin(self) -> None:
         """Called by the parser."""
@@ -80,6 +99,9 @@ class _Protocol(HttpToolsProtocol):
         self.transport.close()
 
 
-def bounded_protocol(head_s: float) -> type[HttpToolsProtocol]:
-    """The protocol class for uvicorn; a request's headers may take `head_s` seconds."""
-    return type("BoundedProtocol", (_Protocol,), {"head_s": head_s})
+def bounded_protocol(head_s: float, write_s: float) -> type[HttpToolsProtocol]:
+    """The protocol class for uvicorn.
+
+    A request's headers may take `head_s` seconds, and a full buffer stay full for `write_s`.
+    """
+    return type("BoundedProtocol", (_Protocol,), {"head_s": head_s, "write_s": write_s})

@@ -91,7 +91,7 @@ async def serve(
     state = make_state()
     options = uvicorn.Config(
         Gateway(state),
-        http=bounded_protocol(config.timeouts.body_s),
+        http=bounded_protocol(config.timeouts.body_s, config.timeouts.chunk_s),
         ws="none",
         lifespan="off",
         interface="asgi3",
