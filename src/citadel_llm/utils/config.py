@@ -131,7 +131,7 @@ class Ejection(_Section, frozen=True, kw_only=True):
 class Retry(_Section, frozen=True, kw_only=True):
     """How a request is sent again, before the first byte of its answer."""
 
-    attempts: Annotated[int, Meta(ge=1, le=10)] = 3  # in all
+    attempts: Annotated[int, Meta(ge=1, le=10)] = 2  # in all
     base_s: Seconds = 0.05  # the pause before a replica is asked again: at random up to this, doubled each time
     max_s: Seconds = 1.0
     budget_share: Share = 0.2  # second attempts to requests, over time

@@ -72,6 +72,7 @@ class Exchange:
         "started",
         "status",
         "stream",
+        "takes_events",
     )
 
     def __init__(self, request_id: str, receive: Receive, began: float, timeouts: Timeouts) -> None:
@@ -89,6 +90,7 @@ class Exchange:
         self.status = 0
         self.started = False
         self.stream = False
+        self.takes_events = False  # an error can still be told, as the last event of the stream
         self.retries = 0
         self.fallback_from = ""  # the model that was asked for, where another one answers
         self.explanation: Explanation | None = None  # where the caller asked for one

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections import deque
 from time import monotonic
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from citadel_llm.api.errors import ApiError, Headers, reshape
 from citadel_llm.api.middleware.asgi import Send
@@ -22,6 +23,7 @@ __all__ = ["Forwarder", "Unanswered"]
 
 _WHOLE_BYTES = 4 << 20
 _ERROR_BYTES = 1 << 16
+_TAIL_BYTES = 1 << 12  # of a stream: more than its last events, of which one says how many tokens there were
 
 # Headers that end at a hop, and those that this server sets itself.
 _NOT_FORWARDED = frozenset(
@@ -41,9 +43,12 @@ _NOT_FORWARDED = frozenset(
 )
 
 
+type _Tokens = Annotated[int, Meta(ge=0, le=1 << 40)]
+
+
 class _Usage(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    prompt_tokens: _Tokens = 0
+    completion_tokens: _Tokens = 0
 
 
 class _Answer(msgspec.Struct):
@@ -145,7 +150,7 @@ class Forwarder:
             raise Unanswered(error) from failure
         exchange.retries += 1
         self._state.metrics.retried(model.name)
-        if all(engine in tried for engine in model.candidates):
+        if not model.untried(tried):
             # A replica that was not asked yet is asked at once; one that has just failed needs a moment.
             pause_s = backoff_s(self._retry, len(tried), self._state.rng)
             exchange.expect(Phase.RETRY, monotonic() + pause_s + self._timeouts.connect_s)
@@ -173,7 +178,7 @@ class Forwarder:
                 connection = await engine.open()
             self._send(exchange, engine, connection, suffix, body)
             status, headers = await connection.head()
-            if status >= 400:
+            if not 200 <= status < 400:
                 failed = status >= 500
                 await self._refused(connection, status)
             # The first piece of the body too, before the caller is told anything: until then another
@@ -234,6 +239,8 @@ class Forwarder:
 
     async def _refused(self, connection: Connection, status: int) -> None:
         """Raises what an error of the replica's comes to."""
+        if not 400 <= status < 600:
+            raise BadResponse(f"status {status}")
         said, _ = await connection.read_whole(_ERROR_BYTES)
         error = reshape(status, said, self._state.config.limits.retry_after_s)
         if status in self._retried_statuses:
@@ -258,6 +265,7 @@ class Forwarder:
             out.extend(exchange.notes())
         if self._state.draining:
             out.append((b"connection", b"close"))
+        exchange.takes_events = exchange.stream and connection.content_length is None
         exchange.status = status
         exchange.started = True
         now = monotonic()
@@ -282,23 +290,23 @@ class Forwarder:
     async def _stream(self, exchange: Exchange, connection: Connection, piece: bytes, send: Send) -> int:
         """Forward the body from `piece` on; the result is in how many pieces it came."""
         chunk_s = self._timeouts.chunk_s
-        tail: deque[bytes] = deque(maxlen=4)
+        tail = b""
         pieces = 0
         while piece:
             pieces += 1
-            tail.append(piece)
+            tail = (tail + piece)[-_TAIL_BYTES:]
             await send({"type": "http.response.body", "body": piece, "more_body": True})
             exchange.expect(Phase.CHUNK, monotonic() + chunk_s)
             piece = await connection.read()
             exchange.expect(Phase.CALLER, monotonic() + chunk_s)
-        self._note_stream_usage(exchange, b"".join(tail))
+        self._note_stream_usage(exchange, tail)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
         return pieces
 
     def _note_usage(self, exchange: Exchange, body: bytes) -> None:
         try:
             usage = _answer.decode(body).usage
-        except msgspec.MsgspecError:
+        except (ValueError, RecursionError):  # whatever it is, it is the caller's to read
             return
         if usage is not None:
             exchange.prompt_tokens = usage.prompt_tokens

@@ -48,7 +48,7 @@ class Resolver:
         remaining_s = exchange.last_call - monotonic() if exchange.deadline_ms else None
         try:
             needs = needs_of(body, config.auto, remaining_s)
-        except msgspec.MsgspecError as failure:
+        except (ValueError, RecursionError) as failure:
             raise ApiError(400, "invalid_request", f"The body is not a valid request: {failure}") from failure
         choice = choose(needs, [_candidate(model, needs, exchange.caller) for model in self._sized])
         if exchange.explanation is not None:
@@ -108,11 +108,14 @@ def affinity_of(model: ServedModel, session: bytes | None, body: bytes, prefix_b
         if session is None:
             try:
                 user = _user.decode(body).user
-            except msgspec.MsgspecError:
-                return None
+            except (ValueError, RecursionError):
+                return None  # the engine's to refuse
             session = user.encode() if user else None
         return affinity_key(session) if session else None
-    request = _prompt.decode(body)
+    try:
+        request = _prompt.decode(body)
+    except (ValueError, RecursionError):
+        return None
     text = memoryview(request.messages) or memoryview(request.prompt)
     return affinity_key(text[:prefix_bytes])
 

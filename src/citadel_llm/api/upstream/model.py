@@ -87,7 +87,7 @@ class ServedModel:
         """The replica for a request: one not tried yet, if there is one. None where there is none at all."""
         candidates = self.candidates
         if tried:
-            candidates = [engine for engine in candidates if engine not in tried] or candidates
+            candidates = self.untried(tried) or candidates
         if len(candidates) == 1:
             return candidates[0]
         if not candidates:
@@ -97,6 +97,11 @@ class ServedModel:
         if self.by_session:
             return sticky(candidates, key)
         return bounded(candidates, key, self._load_factor)
+
+    def untried(self, tried: Collection[Engine]) -> list[Engine]:
+        """The replicas that a request was not sent to yet; ejected ones only where all others were tried."""
+        fresh = [engine for engine in self.candidates if engine not in tried]
+        return fresh or [engine for engine in self.engines if engine.available and engine not in tried]
 
     def describe(self, chosen: Engine, key: int | None) -> str:
         """The choice in words for a person: policy, replica, loads, and why not the others."""
