@@ -157,7 +157,7 @@ def reset(lab: Lab, options: argparse.Namespace) -> None:
             machine.reset(Path(str(meta["image"])), list(meta["layers"]))  # type: ignore[call-overload]
         else:
             machine.reset(ready[lab.release(machine.name)], [])
-    if running:
+    if running and not options.halt:
         bring_up(lab, running)
 
 
@@ -170,7 +170,7 @@ def snapshot(lab: Lab, options: argparse.Namespace) -> None:
     running = machine.running()
     machine.stop()
     machine.snapshot(options.layer)
-    if running:
+    if running and not options.halt:
         bring_up(lab, [machine])
 
 
@@ -249,19 +249,22 @@ def parser() -> argparse.ArgumentParser:
     one = verb("reset", reset, "fresh overlays over the same images; running hosts boot again", locks=True)
     one.add_argument("hosts", nargs="*")
     one.add_argument("--from", dest="layer", help="start from a kept layer of the host")
+    one.add_argument("--halt", action="store_true", help="leave the hosts stopped")
     verb("status", status, "hosts, addresses, state", locks=False).add_argument("--json", action="store_true")
     one = verb("run", run, "run a command on the controller's side, inside the lab's network", locks=False)
     one.add_argument("command", nargs=argparse.REMAINDER)
     one = verb("exec", execute, "run a command on a host", locks=False)
     one.add_argument("host")
     one.add_argument("command", nargs=argparse.REMAINDER)
-    for name, call, text in (
+    for verb_name, call, text in (
         ("snapshot", snapshot, "keep a host's state as a layer to start from"),
         ("forget", forget, "drop a kept layer"),
     ):
-        one = verb(name, call, text, locks=True)
+        one = verb(verb_name, call, text, locks=True)
         one.add_argument("host")
         one.add_argument("layer")
+        if verb_name == "snapshot":
+            one.add_argument("--halt", action="store_true", help="leave the host stopped")
     verb("layers", layers, "the kept layers", locks=False).add_argument("--json", action="store_true")
     return main
 

@@ -36,6 +36,12 @@ options:
     description: Name of that environment variable.
     type: str
     default: CITADEL_SPEC
+  rolling:
+    description:
+      - One unit after the other, each awaited before the next is touched, so that those behind one socket go on
+        answering. The first that does not come up ends it, and the rest stay as they are.
+    type: bool
+    default: false
   tries:
     description: Restarts by systemd after which a unit that should start counts as failing, though it goes on trying.
     type: int
@@ -127,6 +133,7 @@ def main() -> None:
             "state": {"type": "str", "choices": ["started", "restarted", "stopped"], "default": "started"},
             "marks": {"type": "dict", "default": {}},
             "mark_variable": {"type": "str", "default": "CITADEL_SPEC"},
+            "rolling": {"type": "bool", "default": False},
             "tries": {"type": "int", "default": 3},
             "timeout_s": {"type": "int", "default": 120},
         },
@@ -163,11 +170,15 @@ def main() -> None:
         restarting = [
             n for n in acting if state == "restarted" or n in outdated or before[n]["SubState"] == "auto-restart"
         ]
-        starting = [n for n in acting if n not in restarting]
-        if restarting:
-            systemctl(module, "restart", "--no-block", *restarting)
-        if starting:
-            systemctl(module, "start", "--no-block", *starting)
+        for group in [[n] for n in acting] if module.params["rolling"] else [acting]:
+            for verb, units in (
+                ("restart", [n for n in group if n in restarting]),
+                ("start", [n for n in group if n not in restarting]),
+            ):
+                if units:
+                    systemctl(module, verb, "--no-block", *units)
+            if module.params["rolling"]:
+                await_units(module, group, "active")
     module.exit_json(changed=True, states=await_units(module, names, "active"))
 
 

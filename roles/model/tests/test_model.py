@@ -1,9 +1,12 @@
 """Each model is served by the real engine, on the cores and within the memory of its plan, at its own port."""
 
 import json
+import math
 import re
 
 import pytest
+
+from citadel_llm.models import profile
 
 
 def cores(text):
@@ -51,8 +54,8 @@ def test_every_engine_gives_its_metrics(ask, plan, addresses):
         assert re.search(rf'^vllm:num_requests_running\{{.*model_name="{model["name"]}".*\}}', metrics, re.MULTILINE)
 
 
-def test_every_model_answers_a_chat_completion(ask, plan, addresses):
-    for model in plan["models"]:
+def test_every_generating_model_answers_a_chat_completion(ask, generating, addresses):
+    for model in generating:
         for address in addresses:
             answer = json.loads(
                 ask(
@@ -63,6 +66,33 @@ def test_every_model_answers_a_chat_completion(ask, plan, addresses):
             assert answer["object"] == "chat.completion"
             assert answer["model"] == model["name"]
             assert answer["usage"]["completion_tokens"] >= 1
+
+
+def test_every_embedding_model_tells_related_texts_from_unrelated_ones(ask, embedding, addresses):
+    texts = ["That is a happy person", "That is a very happy person", "Today is a sunny day"]
+    for model in embedding:
+        for address in addresses:
+            answer = json.loads(
+                ask(f"http://{address}:{model['port']}/v1/embeddings", {"model": model["name"], "input": texts})
+            )
+            vectors = [entry["embedding"] for entry in answer["data"]]
+            assert {len(vector) for vector in vectors} == {profile(model["profile"])["dimensions"]}
+            assert [math.hypot(*vector) for vector in vectors] == pytest.approx([1] * 3, abs=1e-3)
+            related, unrelated = (math.sumprod(vectors[0], other) for other in vectors[1:])
+            assert related > unrelated + 0.3, f"{model['name']}: {related:.3f} and {unrelated:.3f}"
+
+
+def test_minilm_gives_its_known_similarities(ask, embedding, addresses):
+    # What other runtimes of this model give for these sentences: the weights are the true ones, and so is the pooling.
+    for model in embedding:
+        if model["profile"] != "minilm":
+            continue
+        texts = ["That is a happy person", "That is a happy dog", "That is a very happy person", "Today is a sunny day"]
+        answer = json.loads(
+            ask(f"http://{addresses[0]}:{model['port']}/v1/embeddings", {"model": model["name"], "input": texts})
+        )
+        first, *others = (entry["embedding"] for entry in answer["data"])
+        assert [math.sumprod(first, other) for other in others] == pytest.approx([0.695, 0.943, 0.257], abs=0.005)
 
 
 def test_every_model_has_its_context(ask, plan, addresses):
@@ -123,7 +153,19 @@ def test_no_model_is_marked_as_draining_while_it_serves(host, plan):
         assert not host.file(f"/run/citadel/draining/{model['name']}").exists
 
 
-def test_the_default_temperature_is_the_plans(host, plan, site):
-    for model in plan["models"]:
+def test_the_default_temperature_is_the_plans(host, generating, site):
+    for model in generating:
         config = host.file(f"{site['citadel_root']}/config/models/{model['name']}.yaml").content_string
         assert f"override-generation-config:\n  temperature: {model['temperature']}\n" in config
+
+
+def test_a_request_that_names_no_temperature_is_answered_with_the_plans(ask, generating, addresses):
+    def said(model, **given):
+        url = f"http://{addresses[0]}:{model['port']}/v1/completions"
+        body = {"model": model["name"], "prompt": "Once", "max_tokens": 32, "seed": 7, "ignore_eos": True, **given}
+        return json.loads(ask(url, body))["choices"][0]["text"]
+
+    for model in generating:
+        # One seed and one temperature give one text, so equal texts mean equal temperatures.
+        assert said(model) == said(model, temperature=model["temperature"])
+        assert said(model) != said(model, temperature=0)

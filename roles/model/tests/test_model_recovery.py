@@ -8,8 +8,9 @@ RECOVERY_LIMIT_S = 300  # the requirements' mean time to recovery
 
 
 @pytest.mark.disruptive
-def test_a_killed_engine_is_answering_again_in_time_and_the_others_are_untouched(host, show, ask, plan):
-    victim, *others = plan["models"]
+def test_a_killed_engine_is_answering_again_in_time_and_the_others_are_untouched(host, show, ask, plan, generating):
+    victim = generating[0]
+    others = [model for model in plan["models"] if model is not victim]
     before = {model["name"]: show(model["unit"], "MainPID")["MainPID"] for model in plan["models"]}
     tree = host.run(f"pgrep --parent {before[victim['name']]} --full EngineCore").stdout.split()
     assert tree, "no engine process under the unit's main process"

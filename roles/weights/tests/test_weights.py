@@ -31,6 +31,16 @@ def test_the_manifest_names_the_planned_source(manifests, plan):
         assert manifest["source"] == model["weights"]
         if model["weights"] == "hub":
             assert (manifest["repo"], manifest["revision"]) == (model["repo"], model["revision"])
+        if model["weights"] == "package":
+            assert manifest["package"] == model["package"]
+            assert manifest["hashes"], "the package was fetched without hashes"
+
+
+def test_nothing_of_a_package_stays_but_the_model(host, site, plan):
+    for model in plan["models"]:
+        if model["weights"] == "package":
+            left = host.run(f"find {site['citadel_root']}/models/{model['name']}/ -name '.*' -o -name '*.dist-info'")
+            assert left.stdout == ""
 
 
 def test_every_file_has_its_checksum(host, site, manifests):

@@ -79,12 +79,16 @@ def error_body(error: ApiError, request_id: str) -> bytes:
     return orjson.dumps(_envelope(error, request_id))
 
 
-def error_event(error: ApiError, request_id: str) -> bytes:
+def error_event(error: ApiError, request_id: str, *, named: bool = False) -> bytes:
     """The error as the last event of a stream that had already begun.
 
-    It opens with a blank line: the piece before may have ended inside an event.
+    It opens with a blank line: the piece before may have ended inside an event. With `named` it is an event of the
+    name and type `error`, as clients expect it whose streams name their events.
     """
-    return b"\n\ndata: " + error_body(error, request_id) + b"\n\n"
+    if not named:
+        return b"\n\ndata: " + error_body(error, request_id) + b"\n\n"
+    body = orjson.dumps({"type": "error", **_envelope(error, request_id)})
+    return b"\n\nevent: error\ndata: " + body + b"\n\n"
 
 
 class _EngineError(msgspec.Struct):
@@ -109,6 +113,8 @@ def reshape(status: int, body: bytes, retry_after_s: int) -> ApiError:
         said = _EngineError()
     message = said.message or f"The model answered with HTTP status {status}."
     code = said.code if isinstance(said.code, str) else said.type
+    if status == 400 and "maximum context length" in message:
+        code = "context_length_exceeded"  # what clients look for to shorten a conversation
     return ApiError(
         status,
         code or "upstream_error",

@@ -12,20 +12,21 @@ from citadel_llm.api.errors import ApiError, error_body
 from citadel_llm.api.middleware.asgi import App, Receive, Scope, Send
 from citadel_llm.api.middleware.context import RequestContext, install_error_handlers
 from citadel_llm.api.openapi import DESCRIPTION, install_openapi
-from citadel_llm.api.routes import health, metrics, models
+from citadel_llm.api.routes import health, metrics, models, responses
 from citadel_llm.api.routes.completions import Completions
+from citadel_llm.api.routes.kinds import ENDPOINTS
 from citadel_llm.api.state import GatewayState
 
 __all__ = ["HOT_PATHS", "Gateway", "build_fastapi"]
 
-HOT_PATHS = ("/v1/chat/completions", "/v1/completions")
+HOT_PATHS = tuple(ENDPOINTS)
 
 
 def build_fastapi(state: GatewayState) -> FastAPI:
     """The application for all that is not hot."""
     app = FastAPI(title="Citadel LLM gateway", version=state.version, description=DESCRIPTION, redoc_url=None)
     install_error_handlers(app)
-    for family in (models, health, metrics):
+    for family in (models, responses, health, metrics):
         app.include_router(family.router(state))
     install_openapi(app)
     return app

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI
@@ -15,6 +16,20 @@ from citadel_llm.api.routes.schemas import (
     Completion,
     CompletionRequest,
     ErrorBody,
+)
+from citadel_llm.api.routes.schemas_inference import (
+    Embeddings,
+    EmbeddingsRequest,
+    MessageCountRequest,
+    MessageRequest,
+    MessageResponse,
+    MessageTokens,
+    ResponseObject,
+    ResponseRequest,
+    TextFromTokens,
+    TokensFromText,
+    TokensRequest,
+    TokensToTextRequest,
 )
 
 __all__ = ["DESCRIPTION", "install_openapi"]
@@ -37,7 +52,7 @@ _PARAMETERS = {
 }
 
 _ERRORS = {
-    400: "The body is not valid",
+    400: "The body is not valid, asks for more than the model's context, or names a model of another kind",
     401: "No key, or one that is not known",
     404: "There is no such model",
     408: "The body did not arrive in time",
@@ -62,57 +77,113 @@ def install_openapi(app: FastAPI) -> None:
     app.openapi = document  # type: ignore[method-assign]
 
 
+@dataclass(frozen=True)
+class _Operation:
+    """How an endpoint of the hot path is described."""
+
+    operation_id: str
+    summary: str
+    request: type[BaseModel]
+    answer: type[BaseModel]
+    description: str = ""
+    events: str = ""  # an example of its stream
+
+
+_CHAT_EVENTS = 'data: {"choices": [{"delta": {"content": "Hel"}}]}\n\ndata: [DONE]\n\n'
+_TEXT_EVENTS = 'data: {"choices": [{"text": "Hel"}]}\n\ndata: [DONE]\n\n'
+_RESPONSE_EVENTS = (
+    'event: response.output_text.delta\ndata: {"type": "response.output_text.delta", "delta": "Hel"}\n\n'
+    'event: response.completed\ndata: {"type": "response.completed", "response": {"status": "completed"}}\n\n'
+)
+_MESSAGE_EVENTS = (
+    'event: content_block_delta\ndata: {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "Hel"}}'
+    '\n\nevent: message_stop\ndata: {"type": "message_stop"}\n\n'
+)
+_OPERATIONS = {
+    "/v1/chat/completions": _Operation(
+        "createChatCompletion", "Go on with a conversation", ChatRequest, ChatCompletion, events=_CHAT_EVENTS
+    ),
+    "/v1/completions": _Operation(
+        "createCompletion", "Go on with a text", CompletionRequest, Completion, events=_TEXT_EVENTS
+    ),
+    "/v1/responses": _Operation(
+        "createResponse",
+        "Respond to input",
+        ResponseRequest,
+        ResponseObject,
+        "OpenAI's responses API without its memory: nothing is kept, so that `previous_response_id` and `background` "
+        "are refused, and a response is not to be found by its id later.",
+        _RESPONSE_EVENTS,
+    ),
+    "/v1/messages": _Operation(
+        "createMessage",
+        "Go on with a conversation, in the shape of Anthropic's API",
+        MessageRequest,
+        MessageResponse,
+        "Takes the key as `x-api-key` as well. Errors have the shape of all errors here, which is OpenAI's; "
+        "`error.type` and `error.message` are where Anthropic's clients look for them.",
+        _MESSAGE_EVENTS,
+    ),
+    "/v1/messages/count_tokens": _Operation(
+        "countMessageTokens", "Count a conversation's tokens", MessageCountRequest, MessageTokens
+    ),
+    "/v1/embeddings": _Operation(
+        "createEmbedding",
+        "Turn texts into vectors",
+        EmbeddingsRequest,
+        Embeddings,
+        "For models whose kind is `embedding`.",
+    ),
+    "/tokenize": _Operation("tokenize", "Turn a text into the model's tokens", TokensRequest, TokensFromText),
+    "/detokenize": _Operation("detokenize", "Turn tokens into text", TokensToTextRequest, TextFromTokens),
+}
+
+
 def _add_hot_path(schema: dict[str, Any]) -> None:
-    shapes: list[type[BaseModel]] = [ChatRequest, ChatCompletion, CompletionRequest, Completion, ErrorBody]
+    shapes: list[type[BaseModel]] = [ErrorBody]
+    for operation in _OPERATIONS.values():
+        shapes += [operation.request, operation.answer]
     _, definitions = models_json_schema(
         [(shape, "validation") for shape in shapes], ref_template="#/components/schemas/{model}"
     )
     components = schema.setdefault("components", {})
     components.setdefault("schemas", {}).update(definitions.get("$defs", {}))
     components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
-    paths = schema["paths"]
-    paths["/v1/chat/completions"] = _operation(
-        "Go on with a conversation", "createChatCompletion", "ChatRequest", "ChatCompletion"
-    )
-    paths["/v1/completions"] = _operation("Go on with a text", "createCompletion", "CompletionRequest", "Completion")
+    for path, operation in _OPERATIONS.items():
+        schema["paths"][path] = {"post": _described(operation)}
 
 
 def _json(shape: str) -> dict[str, Any]:
     return {"application/json": {"schema": {"$ref": f"#/components/schemas/{shape}"}}}
 
 
-def _operation(summary: str, operation_id: str, request: str, answer: str) -> dict[str, Any]:
-    stream = {
-        "schema": {"type": "string"},
-        "example": 'data: {"choices": [{"delta": {"content": "Hel"}}]}\n\ndata: [DONE]\n\n',
-    }
+def _described(operation: _Operation) -> dict[str, Any]:
     header = {"schema": {"type": "string"}}
+    content = _json(operation.answer.__name__)
+    if operation.events:
+        content["text/event-stream"] = {"schema": {"type": "string"}, "example": operation.events}
     return {
-        "post": {
-            "tags": ["inference"],
-            "summary": summary,
-            "operationId": operation_id,
-            "security": [{"bearer": []}],
-            "parameters": [
-                {"name": name, "in": "header", "required": False, "schema": {"type": "string"}, "description": text}
-                for name, text in _PARAMETERS.items()
-            ],
-            "requestBody": {"required": True, "content": _json(request)},
-            "responses": {
-                "200": {
-                    "description": "The answer: JSON, or with `stream` server-sent events",
-                    "headers": {
-                        "x-request-id": header,
-                        "x-citadel-model": header,
-                        "x-citadel-fallback": {**header, "description": "`from=MODEL`, where another one answered"},
-                        "x-citadel-route": header,
-                    },
-                    "content": {**_json(answer), "text/event-stream": stream},
+        "tags": ["inference"],
+        "summary": operation.summary,
+        "description": operation.description,
+        "operationId": operation.operation_id,
+        "security": [{"bearer": []}],
+        "parameters": [
+            {"name": name, "in": "header", "required": False, "schema": {"type": "string"}, "description": text}
+            for name, text in _PARAMETERS.items()
+        ],
+        "requestBody": {"required": True, "content": _json(operation.request.__name__)},
+        "responses": {
+            "200": {
+                "description": f"The answer: JSON{', or with `stream` server-sent events' if operation.events else ''}",
+                "headers": {
+                    "x-request-id": header,
+                    "x-citadel-model": header,
+                    "x-citadel-fallback": {**header, "description": "`from=MODEL`, where another one answered"},
+                    "x-citadel-route": header,
                 },
-                **{
-                    str(status): {"description": text, "content": _json("ErrorBody")}
-                    for status, text in _ERRORS.items()
-                },
+                "content": content,
             },
-        }
+            **{str(status): {"description": text, "content": _json("ErrorBody")} for status, text in _ERRORS.items()},
+        },
     }

@@ -1,4 +1,4 @@
-"""Each model's facts, once: its architecture, its tokens and its chat format.
+"""Each model's facts, once: its architecture, and its tokens and chat format or the length of its vectors.
 
 A profile is plain data. The gateway does not need it to forward a request; the weights role does, to
 make weights of the true architecture at a size that a small machine serves (`weights: generated`).
@@ -40,11 +40,24 @@ class Profile:
     add_bos: bool = True
 
 
+@dataclass(frozen=True)
+class EmbeddingProfile:
+    """What an embedding model is: it answers with vectors of `dimensions` numbers, and has no chat format.
+
+    `context` is the most tokens that it takes.
+    """
+
+    family: str
+    architecture: str
+    dimensions: int
+    context: int
+
+
 def profile(name: str) -> dict[str, Any]:
     """The profile of a model as plain data.
 
-    Beside the fields of `Profile`: `context`, the most tokens that the model can attend to, and `tiny_config`,
-    the config.json of its generated weights. Raises ProfileError for a model that no module describes.
+    Beside its fields: `context`, the most tokens that the model can attend to, and for a `Profile` also
+    `tiny_config`, the config.json of its generated weights. Raises ProfileError for a model that no module describes.
     """
     if not name.isidentifier():
         raise ProfileError(f"{name!r} is no model's name")
@@ -52,7 +65,9 @@ def profile(name: str) -> dict[str, Any]:
         module = importlib.import_module(f"citadel_llm.models.{name}")
     except ModuleNotFoundError:
         raise ProfileError(f"model {name!r} has no profile: add src/citadel_llm/models/{name}.py") from None
-    found: Profile = module.PROFILE
+    found: Profile | EmbeddingProfile = module.PROFILE
+    if isinstance(found, EmbeddingProfile):
+        return asdict(found)
     tiny = {
         "architectures": [found.architecture],
         "model_type": found.family,
@@ -75,6 +90,11 @@ def profile(name: str) -> dict[str, Any]:
         "context": found.config["max_position_embeddings"],
         "tiny_config": tiny,
     }
+
+
+def kind_of(described: dict[str, Any]) -> str:
+    """What a model of this profile is for: `generate` or `embedding`."""
+    return "embedding" if "dimensions" in described else "generate"
 
 
 def generated_version(name: str, seed: int) -> str:

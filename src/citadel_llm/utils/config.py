@@ -200,6 +200,7 @@ class Model(_Section, frozen=True, kw_only=True):
     """A model that callers may name."""
 
     upstreams: Annotated[list[Upstream], Meta(min_length=1)]
+    kind: Literal["generate", "embedding"] = "generate"
     display_name: str = ""
     owned_by: str = "citadel"
     max_tokens: Count | None = None  # the context, in tokens
@@ -236,12 +237,19 @@ class Config(_Section, frozen=True, kw_only=True):
                 f"Model name `{AUTO}`: expected another; a caller leaves the choice to the gateway with it"
             )
         for name, model in self.models.items():
-            others = [other for other in self.models if other != name]
-            for other in model.fallback:
-                if other not in others:
-                    raise ValueError(f"`models.{name}.fallback`: expected other models of this file, got `{other}`")
-            if len(set(model.fallback)) < len(model.fallback):
-                raise ValueError(f"`models.{name}.fallback`: expected each model once")
+            self._check_fallback(name, model)
+        self._check_aliases()
+
+    def _check_fallback(self, name: str, model: Model) -> None:
+        for other in model.fallback:
+            if other == name or other not in self.models:
+                raise ValueError(f"`models.{name}.fallback`: expected other models of this file, got `{other}`")
+            if self.models[other].kind != model.kind:
+                raise ValueError(f"`models.{name}.fallback`: expected models of its kind, got `{other}`")
+        if len(set(model.fallback)) < len(model.fallback):
+            raise ValueError(f"`models.{name}.fallback`: expected each model once")
+
+    def _check_aliases(self) -> None:
         for alias, name in self.aliases.items():
             if not _MODEL_NAME.fullmatch(alias):
                 raise ValueError(f"Alias `{alias}`: expected up to 128 letters, digits, `.`, `_`, `-` or `/`")

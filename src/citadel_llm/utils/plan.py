@@ -11,18 +11,20 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from citadel_llm.models import ProfileError, generated_version, profile
+from citadel_llm.models import ProfileError, generated_version, kind_of, profile
 
 ENGINE_OVERHEAD_BYTES = 1_500_000_000  # vLLM's three processes beside weights and KV cache, measured on CPU
 
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-_REQUIRED = {"port", "memory", "cpu_cores", "max_tokens", "temperature", "weights", "kv_cache"}
+KINDS = ("generate", "embedding")
+_REQUIRED = {"port", "memory", "cpu_cores", "max_tokens", "weights", "kv_cache"}
 _OPTIONAL = {
-    "display_name", "repo", "revision", "weights_gb", "path", "dtype", "max_num_seqs", "latency_ms",
+    "kind", "display_name", "repo", "revision", "weights_gb", "path", "package", "dtype", "max_num_seqs", "latency_ms",
     "latency_target_ms", "profile", "seed",
     "engine_args",
 }  # fmt: skip
-_SOURCES = ("hub", "path", "generated")
+_SOURCES = ("hub", "path", "package", "generated")
+_PINNED = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*==[0-9][0-9A-Za-z.+!]*")
 _RANGES = (
     ("port", 1024, 65535),
     ("cpu_cores", 1, 4096),
@@ -139,23 +141,15 @@ def _merged(
 
 def _check(name: str, entry: Mapping[str, Any]) -> None:
     where = f"citadel_models.{name}"
-    for key in sorted(_REQUIRED - set(entry)):
-        raise PlanError(f"{where}.{key} is missing")
-    for key in sorted(set(entry) - _REQUIRED - _OPTIONAL):
-        raise PlanError(f"{where}.{key} is not known; known are: {', '.join(sorted(_REQUIRED | _OPTIONAL))}")
+    _check_keys(where, entry)
     for key, low, high in _RANGES:
         value = entry.get(key, low)
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
             raise PlanError(f"{where}.{key}: {value!r}; expected a whole number from {low} to {high}")
-    temperature = entry["temperature"]
+    temperature = entry.get("temperature", 0)
     if not isinstance(temperature, int | float) or isinstance(temperature, bool) or not 0 <= temperature <= 2:
         raise PlanError(f"{where}.temperature: {temperature!r}; expected a number from 0 to 2")
-    if entry["weights"] not in _SOURCES:
-        raise PlanError(f"{where}.weights: {entry['weights']!r}; expected one of {', '.join(_SOURCES)}")
-    if entry["weights"] == "hub" and not (entry.get("repo") and entry.get("revision")):
-        raise PlanError(f"{where}: weights from the hub need `repo` and `revision`")
-    if entry["weights"] == "path" and not entry.get("path"):
-        raise PlanError(f"{where}.path is missing: the directory on the host to take the weights from")
+    _check_source(where, entry)
     weights_gb = entry.get("weights_gb", 0)
     if not isinstance(weights_gb, int | float) or isinstance(weights_gb, bool) or weights_gb < 0:
         raise PlanError(f"{where}.weights_gb: {weights_gb!r}; expected the weights' size in GB (10^9 bytes)")
@@ -164,11 +158,41 @@ def _check(name: str, entry: Mapping[str, Any]) -> None:
     _check_profile(where, name, entry)
 
 
+def _check_keys(where: str, entry: Mapping[str, Any]) -> None:
+    kind = entry.get("kind", "generate")
+    if kind not in KINDS:
+        raise PlanError(f"{where}.kind: {kind!r}; expected one of {', '.join(KINDS)}")
+    required = _REQUIRED | ({"temperature"} if kind == "generate" else set())
+    for key in sorted(required - set(entry)):
+        raise PlanError(f"{where}.{key} is missing")
+    if kind == "embedding" and "temperature" in entry:
+        raise PlanError(f"{where}.temperature means nothing for an embedding model: leave it out")
+    for key in sorted(set(entry) - required - _OPTIONAL):
+        raise PlanError(f"{where}.{key} is not known; known are: {', '.join(sorted(required | _OPTIONAL))}")
+
+
+def _check_source(where: str, entry: Mapping[str, Any]) -> None:
+    source = entry["weights"]
+    if source not in _SOURCES:
+        raise PlanError(f"{where}.weights: {source!r}; expected one of {', '.join(_SOURCES)}")
+    if source == "hub" and not (entry.get("repo") and entry.get("revision")):
+        raise PlanError(f"{where}: weights from the hub need `repo` and `revision`")
+    if source == "path" and not entry.get("path"):
+        raise PlanError(f"{where}.path is missing: the directory on the host to take the weights from")
+    if source == "package" and not _PINNED.fullmatch(str(entry.get("package", ""))):
+        raise PlanError(f"{where}.package: {entry.get('package')!r}; expected a pinned package such as name==1.0")
+    if source == "generated" and entry.get("kind") == "embedding":
+        raise PlanError(f"{where}.weights: random weights embed nothing; take them from hub, path or package")
+
+
 def _check_profile(where: str, name: str, entry: Mapping[str, Any]) -> None:
     try:
-        context = profile(entry.get("profile", name))["context"]
+        described = profile(entry.get("profile", name))
     except ProfileError as error:
         raise PlanError(f"{where}.profile: {error}") from None
+    context, kind = described["context"], entry.get("kind", "generate")
+    if kind != kind_of(described):
+        raise PlanError(f"{where}.kind: {kind!r}, and the model's profile says {kind_of(described)!r}")
     if entry["max_tokens"] > context:
         raise PlanError(
             f"{where}.max_tokens: {entry['max_tokens']} is more than the model's context of {context} tokens"
@@ -179,6 +203,7 @@ def _model(name: str, entry: Mapping[str, Any], cores: list[int]) -> dict[str, A
     where = f"citadel_models.{name}"
     return {
         "name": name,
+        "kind": entry.get("kind", "generate"),
         "display_name": entry.get("display_name", name),
         "profile": entry.get("profile", name),
         "port": entry["port"],
@@ -186,12 +211,13 @@ def _model(name: str, entry: Mapping[str, Any], cores: list[int]) -> dict[str, A
         "cpus": cores,
         "cpu_list": core_list(cores),
         "max_tokens": entry["max_tokens"],
-        "temperature": entry["temperature"],
+        "temperature": entry.get("temperature"),
         "repo": entry.get("repo", ""),
         "revision": entry.get("revision", ""),
         "weights": entry["weights"],
         "weights_gb": entry.get("weights_gb", 0),
         "path": entry.get("path", ""),
+        "package": entry.get("package", ""),
         "seed": entry.get("seed", 0),
         "weights_version": _weights_version(name, entry),
         "dtype": entry.get("dtype", "auto"),
@@ -208,8 +234,11 @@ def _weights_version(name: str, entry: Mapping[str, Any]) -> str:
     """Names the weights' directory: what is the same has the same name, and what changed gets a new one."""
     if entry["weights"] == "generated":
         return generated_version(entry.get("profile", name), entry.get("seed", 0))
-    # A mirror whose content changes in place says so by another `revision`.
-    source = f"{entry['repo' if entry['weights'] == 'hub' else 'path']}@{entry.get('revision', '')}"
+    # A mirror whose content changes in place says so by another `revision`; a package's version is in its pin.
+    if entry["weights"] == "package":
+        source = str(entry["package"])
+    else:
+        source = f"{entry['repo' if entry['weights'] == 'hub' else 'path']}@{entry.get('revision', '')}"
     return f"{entry['weights']}-{hashlib.sha256(source.encode()).hexdigest()[:12]}"
 
 

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from citadel_llm.api.errors import ApiError, error_body
 from citadel_llm.api.middleware.asgi import App, Message, Receive, Scope, Send
 from citadel_llm.api.middleware.correlation import request_id_of
+from citadel_llm.api.routes.kinds import ENDPOINTS
 from citadel_llm.api.state import GatewayState
 
 __all__ = ["RequestContext", "install_error_handlers"]
@@ -21,7 +22,7 @@ __all__ = ["RequestContext", "install_error_handlers"]
 # Asked every few seconds by machines: their good answers are counted, not logged.
 _QUIET = ("/health", "/metrics")
 # Answered outside the router, so that no route names them for the metrics.
-_UNROUTED = ("/docs", "/openapi.json", "/v1/chat/completions", "/v1/completions")
+_UNROUTED = ("/docs", "/openapi.json", *ENDPOINTS)
 
 
 class RequestContext:

@@ -1,4 +1,4 @@
-"""`/v1/chat/completions` and `/v1/completions`: forwarded to an engine as they came.
+"""The endpoints of `kinds.py`: forwarded to an engine as they came.
 
 This is the hot path: plain ASGI, ahead of the FastAPI application. The body is parsed once,
 for what the gateway must know, and its original bytes go on; an answer is never re-serialised.
@@ -7,6 +7,7 @@ for what the gateway must know, and its original bytes go on; an answer is never
 from __future__ import annotations
 
 import asyncio
+import re
 import traceback
 from time import monotonic
 
@@ -18,6 +19,8 @@ from citadel_llm.api.middleware.auth import authenticate
 from citadel_llm.api.middleware.correlation import new_request_id, sane_request_id
 from citadel_llm.api.middleware.exchange import CallerGone, Exchange, Phase
 from citadel_llm.api.routes.forward import Forwarder, Unanswered
+from citadel_llm.api.routes.kinds import ENDPOINTS, check_kind
+from citadel_llm.api.routes.limits import asks_too_much, check_max_tokens
 from citadel_llm.api.routes.resolve import Resolver, affinity_of
 from citadel_llm.api.routing.admission import Refused, cost_of
 from citadel_llm.api.routing.explain import Explanation, wants_explanation
@@ -35,6 +38,9 @@ class _Request(msgspec.Struct):
 
     model: str
     stream: bool | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    max_output_tokens: int | None = None
 
 
 _request = msgspec.json.Decoder(_Request)
@@ -46,8 +52,9 @@ class Completions:
     def __init__(self, state: GatewayState, path: str) -> None:
         self._state = state
         self._path = path
+        self._endpoint = ENDPOINTS[path]
         self._forwarder = Forwarder(state, path)
-        self._resolver = Resolver(state)
+        self._resolver = Resolver(state, interchangeable=self._endpoint.streams)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one POST."""
@@ -109,25 +116,29 @@ class Completions:
             request = _request.decode(body)
         except msgspec.ValidationError as failure:
             raise _invalid(failure) from failure
-        except (ValueError, RecursionError) as failure:  # msgspec's own, or a text that is not UTF-8, or a deep nesting
+        except RecursionError as failure:
+            raise ApiError(400, "invalid_json", "The body is nested too deeply.") from failure
+        except ValueError as failure:  # msgspec's own, or a text that is not UTF-8
             raise ApiError(400, "invalid_json", f"The body is not valid JSON: {failure}") from failure
-        exchange.stream = bool(request.stream)
+        exchange.stream = bool(request.stream) and self._endpoint.streams
         chain = self._resolver.chain(request.model, exchange, body)
         model = chain[0]
         exchange.model = model.name
+        check_kind(self._path, model, self._state.models)
+        check_max_tokens(request, model)
         try:
             await self._ask(exchange, model, request.model, body, send, session)
         except Unanswered as failure:
             if len(chain) == 1:
                 raise failure.error from failure
-            await self._fall_back(exchange, chain, failure, request.model, body, send, session)
+            await self._fall_back(exchange, chain, failure, request, body, send, session)
 
     async def _fall_back(
         self,
         exchange: Exchange,
         chain: tuple[ServedModel, ...],
         failure: Unanswered,
-        named: str,
+        request: _Request,
         body: bytes,
         send: Send,
         session: bytes | None,
@@ -137,12 +148,12 @@ class Completions:
         for model in chain[1:]:
             if exchange.explanation is not None:
                 exchange.explanation.add("fallback", f"from {exchange.model} ({failure.error.code})")
-            if not model.candidates:
+            if not model.candidates or asks_too_much(request, model):
                 continue
             exchange.model, exchange.fallback_from = model.name, first
             self._state.metrics.fell_back(first, model.name)
             try:
-                await self._ask(exchange, model, named, body, send, session)
+                await self._ask(exchange, model, request.model, body, send, session)
                 return
             except Unanswered:
                 continue
@@ -199,7 +210,7 @@ class Completions:
             # The status line has gone out: a stream gets an error event, unless its length was promised,
             # and anything else is cut off, which the server does with an answer that is left incomplete.
             if exchange.takes_events:
-                event = error_event(error, exchange.request_id)
+                event = error_event(error, exchange.request_id, named=self._endpoint.named_events)
                 await send({"type": "http.response.body", "body": event, "more_body": False})
             exchange.status = error.status
             return
@@ -284,6 +295,8 @@ def _headers(headers: Headers) -> _Read:
         elif name[0] == _X:
             if name == b"x-request-id":
                 request_id = sane_request_id(value)
+            elif name == b"x-api-key" and authorization is None:  # as clients of the messages API send it
+                authorization = b"Bearer " + value
             elif name == b"x-citadel-session":
                 session = value
             elif name == b"x-citadel-deadline-ms":
@@ -330,5 +343,6 @@ def _too_large(limit: int) -> ApiError:
 
 def _invalid(failure: msgspec.ValidationError) -> ApiError:
     text = str(failure)
-    param = "stream" if "$.stream" in text else "model" if "model" in text else None
+    found = re.search(r"`\$\.(\w+)|required field `(\w+)`", text)
+    param = (found[1] or found[2]) if found else None
     return ApiError(400, "invalid_request", f"The body is not a valid request: {text}", param=param)

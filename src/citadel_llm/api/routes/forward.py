@@ -5,14 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 from time import monotonic
-from typing import Annotated
-
-import msgspec
-from msgspec import Meta
 
 from citadel_llm.api.errors import ApiError, Headers, reshape
 from citadel_llm.api.middleware.asgi import Send
 from citadel_llm.api.middleware.exchange import Exchange, Overdue, Phase
+from citadel_llm.api.routes.usage import note_stream_usage, note_usage
 from citadel_llm.api.routing.retry import backoff_s
 from citadel_llm.api.state import GatewayState
 from citadel_llm.api.upstream.connection import BadResponse, Connection, ConnectionLost
@@ -23,6 +20,8 @@ __all__ = ["Forwarder", "Unanswered"]
 
 _WHOLE_BYTES = 4 << 20
 _ERROR_BYTES = 1 << 16
+# A kept connection that ends so soon after a request was sent had been closed before it came.
+_CROSSING_S = 0.02
 _TAIL_BYTES = 1 << 12  # of a stream: more than its last events, of which one says how many tokens there were
 
 # Headers that end at a hop, and those that this server sets itself.
@@ -43,21 +42,6 @@ _NOT_FORWARDED = frozenset(
 )
 
 
-type _Tokens = Annotated[int, Meta(ge=0, le=1 << 40)]
-
-
-class _Usage(msgspec.Struct):
-    prompt_tokens: _Tokens = 0
-    completion_tokens: _Tokens = 0
-
-
-class _Answer(msgspec.Struct):
-    usage: _Usage | None = None
-
-
-_answer = msgspec.json.Decoder(_Answer)
-
-
 class Unanswered(Exception):
     """No replica of the model answered, and the caller was told nothing yet: another model may answer."""
 
@@ -69,9 +53,10 @@ class Unanswered(Exception):
 class _NotAnsweredError(Exception):
     """The replica went away, or was not well, before its first byte: the request may be sent again."""
 
-    def __init__(self, reason: str, error: ApiError | None = None) -> None:
+    def __init__(self, reason: str, error: ApiError | None = None, *, crossed: bool = False) -> None:
         super().__init__(reason)
         self.error = error  # the replica's own words, where it had any
+        self.crossed = crossed  # the end of an idle connection and the request met on the way
 
 
 class Forwarder:
@@ -110,6 +95,7 @@ class Forwarder:
         """Answer the exchange. Raises Unanswered where that could not begin, ApiError where it broke off."""
         model.budget.deposit()
         tried: list[Engine] = []
+        again = False
         while True:
             engine, ticket = self._pick(exchange, model, key, tried)
             exchange.engine = engine.url
@@ -117,10 +103,17 @@ class Forwarder:
             try:
                 # Two callers may use one id, and a second attempt uses it again, but an engine
                 # wants ids that differ: what it gets begins with the id and ends at random.
-                suffix = f"-{os.urandom(4).hex()}" if exchange.given_id or tried else ""
-                await self._attempt(exchange, model, engine, ticket, suffix, body, send, pooled=not tried)
+                suffix = f"-{os.urandom(4).hex()}" if exchange.given_id or again else ""
+                await self._attempt(exchange, model, engine, ticket, suffix, body, send, pooled=not again)
                 return
             except _NotAnsweredError as failure:
+                if failure.crossed and not again:
+                    # Nobody's failure: sent once more, on a new connection, and not out of the budget.
+                    again = True
+                    exchange.retries += 1
+                    self._state.metrics.retried(model.name)
+                    continue
+                again = True
                 tried.append(engine)
                 if exchange.explanation is not None:
                     exchange.explanation.add("failed", f"{engine.url} ({failure})")
@@ -191,15 +184,16 @@ class Forwarder:
             model.answered(engine, ticket)
             await self._answer(exchange, model, connection, status, headers, piece, whole, send)
         except (OSError, ConnectionLost, BadResponse) as failure:
-            failed = True
-            raise self._broken(model, engine, connection, failure) from failure
+            broken = self._broken(exchange, model, engine, connection, failure)
+            failed = not (isinstance(broken, _NotAnsweredError) and broken.crossed) or None
+            raise broken from failure
         except asyncio.CancelledError:
             if isinstance(exchange.failure, Overdue):
                 failed = True
                 if exchange.phase == Phase.CONNECT:
                     exchange.forgive()
                     late = TimeoutError(f"no connection within {self._timeouts.connect_s:g} s")
-                    raise self._broken(model, engine, None, late) from None
+                    raise self._broken(exchange, model, engine, None, late) from None
             raise
         finally:
             if connection is not None:
@@ -224,7 +218,12 @@ class Forwarder:
         )
 
     def _broken(
-        self, model: ServedModel, engine: Engine, connection: Connection | None, failure: Exception
+        self,
+        exchange: Exchange,
+        model: ServedModel,
+        engine: Engine,
+        connection: Connection | None,
+        failure: Exception,
     ) -> Exception:
         """What becomes of a request whose connection to the replica failed."""
         if isinstance(failure, BadResponse):
@@ -235,7 +234,8 @@ class Forwarder:
             reason = failure.strerror or str(failure)
             self._state.engine_failed(model, engine, reason)
             return _NotAnsweredError(reason)
-        return _NotAnsweredError("connection lost")
+        crossed = connection is not None and connection.idle_since > 0 and monotonic() - exchange.sent_at < _CROSSING_S
+        return _NotAnsweredError("connection lost", crossed=crossed)
 
     async def _refused(self, connection: Connection, status: int) -> None:
         """Raises what an error of the replica's comes to."""
@@ -270,7 +270,7 @@ class Forwarder:
         exchange.started = True
         now = monotonic()
         if whole:
-            self._note_usage(exchange, piece)
+            note_usage(exchange, piece)
             if exchange.completion_tokens:
                 model.latency.answered(now - exchange.sent_at, exchange.completion_tokens)
             exchange.expect(Phase.CALLER, now + self._timeouts.chunk_s)
@@ -299,23 +299,6 @@ class Forwarder:
             exchange.expect(Phase.CHUNK, monotonic() + chunk_s)
             piece = await connection.read()
             exchange.expect(Phase.CALLER, monotonic() + chunk_s)
-        self._note_stream_usage(exchange, tail)
+        note_stream_usage(exchange, tail)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
         return pieces
-
-    def _note_usage(self, exchange: Exchange, body: bytes) -> None:
-        try:
-            usage = _answer.decode(body).usage
-        except (ValueError, RecursionError):  # whatever it is, it is the caller's to read
-            return
-        if usage is not None:
-            exchange.prompt_tokens = usage.prompt_tokens
-            exchange.completion_tokens = usage.completion_tokens
-
-    def _note_stream_usage(self, exchange: Exchange, tail: bytes) -> None:
-        """Usage comes in one of a stream's last events, where the caller asked for it."""
-        for line in reversed(tail.splitlines()):
-            if line.startswith(b"data: {") and b'"usage"' in line:
-                self._note_usage(exchange, line[6:])
-                if exchange.prompt_tokens is not None:
-                    return

@@ -35,6 +35,7 @@ def router(state: GatewayState) -> APIRouter:
             "created": state.config.created,
             "owned_by": model.config.owned_by,
             "display_name": model.config.display_name or model.name,
+            "kind": model.config.kind,
             "max_model_len": model.config.max_tokens,
             "aliases": [alias for alias, name in state.config.aliases.items() if name == model.name],
             "state": model.state,
@@ -66,7 +67,11 @@ def router(state: GatewayState) -> APIRouter:
     async def get_model(model_id: str, request: Request) -> JSONResponse:
         admit(request)
         name = state.config.aliases.get(model_id, model_id)
-        sized = [model for model in state.models.values() if model.config.size_gb is not None]
+        sized = [
+            model
+            for model in state.models.values()
+            if model.config.size_gb is not None and model.config.kind == "generate"
+        ]
         if name == AUTO and sized:
             return JSONResponse({**show_auto(sized), "id": model_id})
         model = state.models.get(name)

@@ -22,17 +22,24 @@ type Chain = tuple[ServedModel, ...]
 class Resolver:
     """The names that callers may use: the models', their aliases, and `auto` where any model has a size."""
 
-    def __init__(self, state: GatewayState) -> None:
+    def __init__(self, state: GatewayState, *, interchangeable: bool) -> None:
+        """`interchangeable`: whether another model's answer is one too, as for a chat, and unlike for embeddings."""
         self._state = state
         models = state.models
         self._chains: dict[str, Chain] = {
-            name: (model, *(models[other] for other in model.config.fallback)) for name, model in models.items()
+            name: (model, *(models[other] for other in model.config.fallback if interchangeable))
+            for name, model in models.items()
         }
-        self._sized = [model for model in models.values() if model.config.size_gb is not None]
+        self._sized = [
+            model
+            for model in models.values()
+            if interchangeable and model.config.size_gb is not None and model.config.kind == "generate"
+        ]
         names = dict(self._chains)
         if self._sized:
             names[AUTO] = ()
-        self._names = {**names, **{alias: names[name] for alias, name in state.config.aliases.items()}}
+        aliases = state.config.aliases
+        self._names = {**names, **{alias: names[name] for alias, name in aliases.items() if name in names}}
 
     def chain(self, name: str, exchange: Exchange, body: bytes) -> Chain:
         """The models to ask, one after the other. Raises ApiError."""
@@ -92,6 +99,7 @@ def _candidate(model: ServedModel, needs: Needs, caller: str) -> Candidate:
 class _Prompt(msgspec.Struct):
     messages: msgspec.Raw = msgspec.Raw(b"")
     prompt: msgspec.Raw = msgspec.Raw(b"")
+    input: msgspec.Raw = msgspec.Raw(b"")
 
 
 class _User(msgspec.Struct):
@@ -116,7 +124,7 @@ def affinity_of(model: ServedModel, session: bytes | None, body: bytes, prefix_b
         request = _prompt.decode(body)
     except (ValueError, RecursionError):
         return None
-    text = memoryview(request.messages) or memoryview(request.prompt)
+    text = memoryview(request.messages) or memoryview(request.prompt) or memoryview(request.input)
     return affinity_key(text[:prefix_bytes])
 
 

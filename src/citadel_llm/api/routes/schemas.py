@@ -170,6 +170,7 @@ class ModelObject(BaseModel):
     created: int
     owned_by: str
     display_name: str
+    kind: Literal["generate", "embedding"] = Field(description="What it does: which endpoints take it follows from it")
     max_model_len: int | None = Field(description="The context, in tokens")
     aliases: list[str] = Field(description="Other names that it answers to")
     state: StateName

@@ -108,8 +108,10 @@ class _Format(msgspec.Struct):
 class _Body(msgspec.Struct):
     messages: msgspec.Raw = msgspec.Raw(b"")
     prompt: msgspec.Raw = msgspec.Raw(b"")
+    input: msgspec.Raw = msgspec.Raw(b"")
     max_tokens: _Tokens | None = None
     max_completion_tokens: _Tokens | None = None
+    max_output_tokens: _Tokens | None = None
     tools: list[msgspec.Raw] | None = None
     functions: list[msgspec.Raw] | None = None
     response_format: _Format | None = None
@@ -136,16 +138,17 @@ def needs_of(body: bytes, config: Auto, remaining_s: float | None) -> Needs:
         features.add("tools")
     if request.response_format is not None and request.response_format.type != "text":
         features.add("response_format")
-    text = memoryview(request.messages).nbytes + memoryview(request.prompt).nbytes
+    text = sum(memoryview(field).nbytes for field in (request.messages, request.prompt, request.input))
     for definition in (*(request.tools or ()), *(request.functions or ())):
         text += memoryview(definition).nbytes
     extra_tokens = 0
     if b'"image' in body or b'"input_image"' in body:
-        images, other = _images(request.messages)
+        images, other = _images(request.messages if memoryview(request.messages) else request.input)
         if images:
             features.add("images")
             text, extra_tokens = other, images * config.image_tokens
-    wanted = request.max_completion_tokens if request.max_completion_tokens is not None else request.max_tokens
+    fields = (request.max_completion_tokens, request.max_output_tokens, request.max_tokens)
+    wanted = next((tokens for tokens in fields if tokens is not None), None)
     return Needs(
         prompt_tokens=math.ceil(text / config.bytes_per_token) + extra_tokens,
         answer_tokens=config.answer_tokens if wanted is None else wanted,

@@ -1,0 +1,187 @@
+"""One OpenAI-compatible door to every model: instances behind one socket, keys, correlation ids, health, metrics."""
+
+import json
+import re
+import uuid
+
+import pytest
+
+
+def said(host, unit, name):
+    return host.check_output(f"systemctl show {unit} --property={name} --value")
+
+
+def completion(model, **more):
+    return {"model": model, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8, **more}
+
+
+# -- the host ---------------------------------------------------------------------------------
+
+
+def test_socket_and_instances_are_up_and_come_up_at_boot(host, units):
+    for unit in ["citadel-gateway.socket", *units]:
+        service = host.service(unit)
+        assert service.is_enabled, unit
+        assert service.is_running, unit
+
+
+def test_no_more_instances_run_than_the_site_wants(host, units):
+    listed = host.check_output("systemctl list-units --plain --no-legend 'citadel-gateway@*' | awk '{print $1}'")
+    assert sorted(listed.split()) == sorted(units)
+
+
+def test_systemd_holds_the_socket_so_that_a_roll_refuses_nobody(host, site, role):
+    listening = host.check_output(
+        f"ss --listening --tcp --processes --no-header --numeric sport = {site['citadel_gateway_port']}"
+    )
+    assert f"{role['gateway_listen_address']}:{site['citadel_gateway_port']}" in listening
+    assert "pid=1," in listening
+
+
+def test_every_instance_runs_the_current_release_as_the_service_user(host, site, units):
+    release = host.file(f"{site['citadel_root']}/src/current").linked_to
+    assert release.startswith(f"{site['citadel_root']}/src/releases/")
+    for unit in units:
+        pid = said(host, unit, "MainPID")
+        assert host.check_output(f"ps -o user= -p {pid}").strip() == site["citadel_user"]
+        assert f"PYTHONPATH={release}" in host.check_output(f"tr '\\0' '\\n' </proc/{pid}/environ")
+
+
+def test_the_package_is_where_the_requirements_put_it(host, site):
+    package = f"{site['citadel_root']}/src/citadel_llm"
+    for part in ("models", "api/gateway.py", "api/routes", "api/middleware", "integration/database",
+                 "integration/vector", "integration/metrics", "utils/config.py", "utils/logging.py",
+                 "utils/monitoring.py"):  # fmt: skip
+        assert host.file(f"{package}/{part}").exists, part
+
+
+def test_the_configuration_in_force_is_a_good_one(host, site):
+    assert host.run(
+        f"{site['citadel_root']}/bin/citadel config check {site['citadel_root']}/config/citadel.yaml"
+    ).succeeded
+
+
+def test_the_instances_are_hardened(host, units):
+    for unit in units:
+        judged = json.loads(host.check_output(f"systemd-analyze security --no-pager --json=short {unit}"))
+        exposed = sum(float(entry["exposure"] or 0) for entry in judged if entry.get("set") is False)
+        overall = host.run(f"systemd-analyze security --no-pager --threshold=40 {unit}")
+        assert overall.succeeded, f"{unit}: {exposed:.1f}\n{overall.stdout[-400:]}"
+
+
+def test_a_key_is_nowhere_on_the_host_in_plain(host, site, key, units):
+    digests = host.file(f"{site['citadel_root']}/config/secrets/gateway-keys.json")
+    assert (digests.user, digests.group, oct(digests.mode)) == ("root", site["citadel_group"], "0o640")
+    # Only its first letters go to the host: a key in a command line would be the very leak that is looked for.
+    root = site["citadel_root"]
+    places = f"/etc /run/citadel-gateway {root}/config {root}/src /var/log /var/lib/systemd"
+    alike = host.run(f"grep -rahoE -e '{re.escape(key[:4])}[A-Za-z0-9_-]{{16,}}' {places} 2>/dev/null").stdout
+    assert key not in alike
+    for unit in units:
+        pid = said(host, unit, "MainPID")
+        for file in ("environ", "cmdline"):
+            assert key not in host.check_output(f"tr '\\0' '\\n' </proc/{pid}/{file}")
+    assert key not in host.check_output("journalctl --no-pager -u 'citadel-gateway@*' -o cat")
+
+
+# -- the service ------------------------------------------------------------------------------
+
+
+def test_it_is_alive_and_ready(client):
+    for path in ("/health/live", "/health/ready"):
+        assert client.get(path).status_code == 200, path
+
+
+def test_health_names_every_model_of_the_plan_and_each_is_up(client, plan):
+    health = client.get("/health").json()
+    assert health["status"] == "ok"
+    assert {name: model["state"] for name, model in health["models"].items()} == {
+        model["name"]: "up" for model in plan["models"]
+    }
+
+
+def test_the_list_of_models_is_the_plans(client, plan):
+    listed = client.get("/v1/models").json()
+    assert listed["object"] == "list"
+    assert [model["id"] for model in listed["data"]] == [model["name"] for model in plan["models"]]
+    for model in plan["models"]:
+        assert client.get(f"/v1/models/{model['name']}").json()["max_model_len"] == model["max_tokens"]
+
+
+def test_every_model_answers_a_chat(caller, plan):
+    for model in plan["models"]:
+        answer = caller.post("/v1/chat/completions", json=completion(model["name"]))
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["x-citadel-model"] == answer.json()["model"] == model["name"]
+        assert answer.json()["usage"]["completion_tokens"] >= 1
+
+
+def test_every_model_streams_a_chat(caller, plan):
+    for model in plan["models"]:
+        with caller.stream("POST", "/v1/chat/completions", json=completion(model["name"], stream=True)) as answer:
+            events = [line for line in answer.iter_lines() if line]
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        assert events[-1] == "data: [DONE]"
+        assert all(json.loads(event.removeprefix("data: "))["model"] == model["name"] for event in events[:-1])
+
+
+def test_every_model_completes_a_text(caller, plan):
+    for model in plan["models"]:
+        answer = caller.post("/v1/completions", json={"model": model["name"], "prompt": "Once", "max_tokens": 4})
+        assert answer.json()["object"] == "text_completion"
+
+
+@pytest.mark.parametrize("header", [None, "Bearer wrong", "Basic d3Jvbmc6d3Jvbmc="])
+def test_a_caller_without_a_known_key_is_refused(client, plan, header):
+    answer = client.post(
+        "/v1/chat/completions",
+        json=completion(plan["models"][0]["name"]),
+        headers={"authorization": header} if header else {},
+    )
+    assert answer.status_code == 401
+    assert answer.json()["error"]["type"] == "authentication_error"
+
+
+def test_an_unknown_model_is_refused_with_those_that_there_are(caller, plan):
+    error = caller.post("/v1/chat/completions", json=completion("gpt-9")).json()["error"]
+    assert (error["code"], error["param"]) == ("model_not_found", "model")
+    assert all(model["name"] in error["message"] for model in plan["models"])
+
+
+def test_an_engines_own_refusal_comes_in_openais_shape(caller, plan):
+    answer = caller.post("/v1/chat/completions", json=completion(plan["models"][0]["name"], temperature=-1))
+    assert answer.status_code == 400
+    assert set(answer.json()["error"]) == {"message", "type", "param", "code", "request_id"}
+
+
+def test_the_correlation_id_is_in_the_answer_and_in_the_log(host, caller, plan):
+    model, mine = plan["models"][-1]["name"], f"conformance-{uuid.uuid4()}"
+    answer = caller.post("/v1/chat/completions", json=completion(model), headers={"x-request-id": mine})
+    assert answer.headers["x-request-id"] == mine
+    log = host.check_output(
+        "for i in $(seq 50); do journalctl --no-pager -u 'citadel-gateway@*' -o cat --since -5m "
+        f"| grep -F {mine} && exit 0; sleep 0.1; done; exit 1"
+    )
+    entry = json.loads(log.splitlines()[0])
+    assert (entry["request_id"], entry["model"], entry["status"]) == (mine, model, 200)
+    assert entry["completion_tokens"] >= 1
+
+
+def test_its_metrics_count_over_all_instances(caller, client, plan):
+    model = plan["models"][0]["name"]
+    pattern = rf'^citadel_gateway_requests_total\{{model="{model}",route="/v1/chat/completions",status="200"\}} (\S+)$'
+
+    def count():
+        found = re.search(pattern, client.get("/metrics").text, re.MULTILINE)
+        return float(found.group(1)) if found else 0.0
+
+    before = count()
+    for _ in range(10):
+        assert caller.post("/v1/chat/completions", json=completion(model, max_tokens=1)).status_code == 200
+    assert count() == before + 10
+
+
+def test_its_documentation_describes_what_it_serves(client):
+    assert "swagger" in client.get("/docs").text.lower()
+    paths = client.get("/openapi.json").json()["paths"]
+    assert {"/v1/models", "/v1/chat/completions", "/v1/completions", "/health"} <= set(paths)

@@ -1,0 +1,52 @@
+"""Which endpoints are forwarded to an engine, and which kinds of models each of them takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from citadel_llm.api.errors import ApiError
+from citadel_llm.api.upstream.model import ServedModel
+
+__all__ = ["ENDPOINTS", "Endpoint", "check_kind"]
+
+_GENERATE = frozenset({"generate"})
+_EMBEDDING = frozenset({"embedding"})
+_DOES = {"generate": "generates text", "embedding": "makes embeddings"}
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """What the gateway must know of an endpoint that it forwards."""
+
+    kinds: frozenset[str]
+    streams: bool = False
+    named_events: bool = False  # its streams name their events, so that an error needs a name too
+
+
+ENDPOINTS: Mapping[str, Endpoint] = {
+    "/v1/chat/completions": Endpoint(_GENERATE, streams=True),
+    "/v1/completions": Endpoint(_GENERATE, streams=True),
+    "/v1/responses": Endpoint(_GENERATE, streams=True, named_events=True),
+    "/v1/messages": Endpoint(_GENERATE, streams=True, named_events=True),
+    "/v1/messages/count_tokens": Endpoint(_GENERATE),
+    "/v1/embeddings": Endpoint(_EMBEDDING),
+    "/tokenize": Endpoint(_GENERATE | _EMBEDDING),
+    "/detokenize": Endpoint(_GENERATE | _EMBEDDING),
+}
+
+
+def check_kind(path: str, model: ServedModel, models: Mapping[str, ServedModel]) -> None:
+    """Raises a 400 where the endpoint is not for models of this kind; it names those that it is for."""
+    kinds = ENDPOINTS[path].kinds
+    if model.config.kind in kinds:
+        return
+    able = ", ".join(f"`{name}`" for name, other in models.items() if other.config.kind in kinds)
+    where = ", ".join(other for other, endpoint in ENDPOINTS.items() if model.config.kind in endpoint.kinds)
+    raise ApiError(
+        400,
+        "unsupported_model",
+        f"The model `{model.name}` {_DOES[model.config.kind]} and can't be asked at {path}. "
+        f"{f'These can: {able}' if able else 'No model here can'}. It can be asked at {where}.",
+        param="model",
+    )

@@ -1,0 +1,168 @@
+"""Every endpoint through the running gateway, with the official client, against real engines.
+
+Run inside the lab, after the site was played: `bin/lab run pytest tests/integration/test_surface.py`.
+"""
+
+import json
+import math
+import os
+import urllib.request
+from pathlib import Path
+
+import openai
+import pytest
+
+pytestmark = pytest.mark.lab
+
+TALK = [{"role": "user", "content": "What is a citadel?"}]
+
+
+@pytest.fixture(scope="module")
+def access():
+    return json.loads((Path(os.environ["LAB_DIR"]) / "credentials.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def client(access):
+    return openai.OpenAI(base_url=f"{access['gateway_url']}/v1", api_key=access["admin_key"], timeout=60, max_retries=0)
+
+
+@pytest.fixture(scope="module")
+def kinds(client):
+    """{kind: [model]}"""
+    found = {"generate": [], "embedding": []}
+    for model in client.models.list():
+        found[model.kind].append(model.id)
+    return found
+
+
+@pytest.fixture(scope="module")
+def model(kinds):
+    return kinds["generate"][-1]
+
+
+@pytest.fixture(scope="module")
+def post(access):
+    """`post(path, body)`: status and JSON of an endpoint that the official client has not."""
+
+    def posted(path, body, header="authorization"):
+        key = access["admin_key"]
+        headers = {"content-type": "application/json", header: key if header == "x-api-key" else f"Bearer {key}"}
+        request = urllib.request.Request(access["gateway_url"] + path, json.dumps(body).encode(), headers)
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return answer.status, answer.read()
+        except urllib.error.HTTPError as refused:
+            return refused.code, refused.read()
+
+    return posted
+
+
+def test_a_response_comes_whole(client, model):
+    response = client.responses.create(model=model, input="Once", max_output_tokens=8)
+    assert response.object == "response"
+    assert response.output_text
+    assert (response.usage.output_tokens, response.status) == (8, "incomplete")
+
+
+def test_a_response_comes_as_a_stream_whose_pieces_are_its_text(client, model):
+    events = list(client.responses.create(model=model, input="Once", max_output_tokens=8, stream=True))
+    assert events[0].type == "response.created"
+    assert events[-1].type == "response.completed"
+    said = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+    assert said == events[-1].response.output_text
+
+
+def test_a_response_is_not_to_be_found_later(client):
+    with pytest.raises(openai.NotFoundError) as refused:
+        client.responses.retrieve("resp_1")
+    assert refused.value.code == "response_not_found"
+    with pytest.raises(openai.NotFoundError):
+        client.responses.cancel("resp_1")
+
+
+def test_embeddings_tell_related_texts_from_unrelated_ones(client, kinds):
+    texts = ["A man is eating food.", "A man is eating a piece of bread.", "A cheetah is running behind its prey."]
+    assert kinds["embedding"], "the site serves no embedding model"
+    for name in kinds["embedding"]:
+        answer = client.embeddings.create(model=name, input=texts)
+        first, second, third = (entry.embedding for entry in answer.data)
+        assert math.sumprod(first, second) > math.sumprod(first, third) + 0.3
+        assert answer.usage.prompt_tokens > 10
+
+
+def test_an_embedding_model_refuses_to_chat_and_names_the_models_that_do(client, kinds):
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(model=kinds["embedding"][0], messages=TALK)
+    assert (refused.value.code, refused.value.param) == ("unsupported_model", "model")
+    assert all(f"`{name}`" in refused.value.message for name in kinds["generate"])
+
+
+def test_a_limit_beyond_the_context_is_refused_by_the_gateway(client, model):
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(model=model, messages=TALK, max_tokens=10**6)
+    assert (refused.value.code, refused.value.param) == ("context_length_exceeded", "max_tokens")
+
+
+def test_a_prompt_beyond_the_context_is_refused_with_the_same_code(client, model):
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(model=model, messages=[{"role": "user", "content": "word " * 40_000}])
+    assert refused.value.code == "context_length_exceeded"
+
+
+def test_a_request_without_a_temperature_is_answered_with_the_models_own(client, model):
+    def said(**given):
+        options = {"model": model, "prompt": "Once", "max_tokens": 32, "seed": 7, **given}
+        return client.completions.create(**options).choices[0].text
+
+    assert said() == said(temperature=0.7)
+    assert said() != said(temperature=0)
+
+
+@pytest.mark.parametrize("header", ["authorization", "x-api-key"])
+def test_a_message_is_answered_in_anthropics_shape(post, model, header):
+    status, body = post("/v1/messages", {"model": model, "max_tokens": 8, "messages": TALK}, header)
+    answer = json.loads(body)
+    assert (status, answer["type"], answer["role"]) == (200, "message", "assistant")
+    assert answer["usage"]["output_tokens"] == 8
+
+
+def test_a_message_comes_as_a_stream(post, model):
+    status, body = post("/v1/messages", {"model": model, "max_tokens": 8, "messages": TALK, "stream": True})
+    names = [line.removeprefix(b"event: ") for line in body.splitlines() if line.startswith(b"event: ")]
+    assert (status, names[0], names[-1]) == (200, b"message_start", b"message_stop")
+
+
+def test_a_messages_tokens_are_counted(post, model):
+    status, body = post("/v1/messages/count_tokens", {"model": model, "messages": TALK})
+    assert status == 200
+    assert json.loads(body)["input_tokens"] > 3
+
+
+def test_tokens_lead_back_to_their_text(post, kinds):
+    for name in [*kinds["generate"], *kinds["embedding"]]:
+        status, body = post("/tokenize", {"model": name, "prompt": "hello world", "add_special_tokens": False})
+        assert status == 200, body
+        status, text = post("/detokenize", {"model": name, "tokens": json.loads(body)["tokens"]})
+        assert json.loads(text)["prompt"].strip() == "hello world"
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/v1/embeddings", "/tokenize"]
+)
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"max_tokens": "8"},
+        {"stream": "yes"},
+        {"messages": 5, "prompt": {"a": 1}, "input": {"a": 1}},
+        {"messages": [[]], "prompt": [[["a"]]], "input": [[["a"]]]},
+        {"messages": [{"role": "nobody", "content": {}}], "prompt": [-1], "input": [-1]},
+        {"temperature": "hot", "add_special_tokens": "perhaps", "messages": TALK, "prompt": "a", "input": 1},
+    ],
+)
+def test_a_wrong_request_is_the_callers_error_at_every_endpoint(post, kinds, path, wrong):
+    name = kinds["embedding" if path == "/v1/embeddings" else "generate"][0]
+    status, body = post(path, {"model": name, **wrong})
+    assert 400 <= status < 500, (status, body)
+    assert json.loads(body)["error"]["message"]
