@@ -45,6 +45,12 @@ One OpenAI-compatible door to every model of this server. Point an OpenAI client
 Each answer carries `x-request-id` (yours, if you send one), and each error OpenAI's shape.
 """
 
+_PARAMETERS = {
+    "x-citadel-deadline-ms": "The whole answer must be there within so many milliseconds, or it is a 504",
+    "x-citadel-session": "Requests of one session go to one replica, where the model's policy is `session`",
+    "x-citadel-route": "`explain` has the answer tell, in a header of this name, why it came from where it did",
+}
+
 _ERRORS = {
     400: "The body is not valid, asks for more than the model's context, or names a model of another kind",
     401: "No key, or one that is not known",
@@ -53,8 +59,8 @@ _ERRORS = {
     413: "The body is too large",
     429: "The model's queue is full; see Retry-After",
     502: "The engine broke off or sent nonsense",
-    503: "The model is down, starting or being taken out of service; see Retry-After",
-    504: "The model did not answer in time",
+    503: "The model is down, starting, being taken out of service or too busy to answer in time; see Retry-After",
+    504: "The model did not answer in time, or not before the request's own deadline",
 }
 
 
@@ -162,11 +168,20 @@ def _described(operation: _Operation) -> dict[str, Any]:
         "description": operation.description,
         "operationId": operation.operation_id,
         "security": [{"bearer": []}],
+        "parameters": [
+            {"name": name, "in": "header", "required": False, "schema": {"type": "string"}, "description": text}
+            for name, text in _PARAMETERS.items()
+        ],
         "requestBody": {"required": True, "content": _json(operation.request.__name__)},
         "responses": {
             "200": {
                 "description": f"The answer: JSON{', or with `stream` server-sent events' if operation.events else ''}",
-                "headers": {"x-request-id": header, "x-citadel-model": header},
+                "headers": {
+                    "x-request-id": header,
+                    "x-citadel-model": header,
+                    "x-citadel-fallback": {**header, "description": "`from=MODEL`, where another one answered"},
+                    "x-citadel-route": header,
+                },
                 "content": content,
             },
             **{str(status): {"description": text, "content": _json("ErrorBody")} for status, text in _ERRORS.items()},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from random import Random
 
 from citadel_llm.api.middleware.exchange import Sweeper
 from citadel_llm.api.upstream.engine import Engine
@@ -29,8 +30,9 @@ class GatewayState:
         *,
         instance: str,
         version: str,
+        rng: Random | None = None,
     ) -> None:
-        """`load_keyring` is called now and on each reload. Raises ConfigError."""
+        """`load_keyring` is called now and on each reload; `rng` draws replicas and pauses. Raises ConfigError."""
         self.config = config
         self.metrics = metrics
         self.log = log
@@ -40,7 +42,8 @@ class GatewayState:
         self.keys = load_keyring()
         self._load_keyring = load_keyring
         self._loop = asyncio.get_running_loop()
-        self.models = build_models(config, self._loop)
+        self.rng = rng or Random()  # noqa: S311 — chooses replicas, not secrets
+        self.models = build_models(config, self._loop, self, self.rng)
         self.prober = Prober(self.models.values(), config.probe, self._engine_changed)
         self.sweeper = Sweeper(config.limits.retry_after_s, self._tick)
         self._gauges = [
@@ -52,6 +55,7 @@ class GatewayState:
         for model in self.models.values():
             for engine in model.engines:
                 self.metrics.engine_up.labels(model.name, engine.url).set(0)
+                self.metrics.breaker_state.labels(model.name, engine.url).set(engine.breaker.state)
         self.sweeper.start(self._loop)
         await self.prober.start()
 
@@ -79,13 +83,25 @@ class GatewayState:
         if engine.seen_down(error):
             self._engine_changed(model, engine)
 
+    def breaker_changed(self, model: ServedModel, engine: Engine) -> None:
+        """A replica's breaker is in another state."""
+        self.metrics.breaker_state.labels(model.name, engine.url).set(engine.breaker.state)
+        self._engine_changed(model, engine)
+
+    def engine_ejected(self, model: ServedModel, engine: Engine, pause_s: float) -> None:
+        """A replica is left out for a while."""
+        self.metrics.ejections.labels(model.name, engine.url).inc()
+        self.log.event("warning", "engine_ejected", model=model.name, engine=engine.url, pause_s=round(pause_s, 3))
+
     def _tick(self) -> None:
         self.prober.look_at_markers()
         for model, in_flight, queued in self._gauges:
+            model.tick()
             in_flight.set(model.in_flight)
-            queued.set(model.gate.waiting)
+            queued.set(model.admission.waiting)
 
     def _engine_changed(self, model: ServedModel, engine: Engine) -> None:
+        model.refresh()
         self.metrics.engine_up.labels(model.name, engine.url).set(int(engine.available))
         self.log.event(
             "info" if engine.available else "warning",
@@ -93,5 +109,6 @@ class GatewayState:
             model=model.name,
             engine=engine.url,
             state=engine.state,
+            breaker=engine.breaker.state.name.lower(),
             error=engine.last_error,
         )

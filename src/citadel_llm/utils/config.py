@@ -19,11 +19,35 @@ import msgspec
 import yaml
 from msgspec import Meta
 
-__all__ = ["Config", "ConfigError", "Limits", "Model", "Timeouts", "Upstream", "load_config", "parse_config"]
+__all__ = [
+    "AUTO",
+    "Auto",
+    "Balance",
+    "Breaker",
+    "Config",
+    "ConfigError",
+    "Ejection",
+    "Feature",
+    "Limits",
+    "Model",
+    "Policy",
+    "Probe",
+    "Retry",
+    "Timeouts",
+    "Upstream",
+    "load_config",
+    "parse_config",
+]
+
+AUTO = "auto"  # the name under which a caller leaves the choice of the model to the gateway
 
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Port = Annotated[int, Meta(ge=1, le=65_535)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+
+type Policy = Literal["least_outstanding", "prefix", "session"]
+type Feature = Literal["tools", "images", "response_format"]
 
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
 
@@ -53,7 +77,8 @@ class Limits(_Section, frozen=True, kw_only=True):
     body_bytes: Annotated[int, Meta(ge=1024, le=1 << 30)] = 8 << 20
     concurrency: Count = 256  # requests at a model at once, where the model names no number
     queue: Annotated[int, Meta(ge=0, le=1_000_000)] = 256  # waiting for a place at a model
-    retry_after_s: Annotated[int, Meta(ge=1, le=3600)] = 5
+    queue_per_key: Count | None = None  # of those, waiting for one caller; none: as many as leave room for others
+    retry_after_s: Annotated[int, Meta(ge=1, le=3600)] = 5  # told to callers where nothing better is known
 
 
 class Probe(_Section, frozen=True, kw_only=True):
@@ -62,6 +87,69 @@ class Probe(_Section, frozen=True, kw_only=True):
     interval_s: Seconds = 1.0
     timeout_s: Seconds = 2.0
     failures: Count = 3  # unanswered probes in a row before an engine counts as down; a refusal counts at once
+    load: Literal["metrics", "none"] = "metrics"  # ask replicas how many requests wait inside them
+
+
+class Balance(_Section, frozen=True, kw_only=True):
+    """How the replicas of a model share its requests; which policy it is, each model says."""
+
+    slow_start_s: Annotated[float, Meta(ge=0, le=3600)] = (
+        10.0  # a replica that came back takes so long to its full share
+    )
+    prefix_bytes: Annotated[int, Meta(ge=16, le=1 << 20)] = 1024  # of the prompt, that `prefix` looks at
+    load_factor: Annotated[float, Meta(ge=1, le=100)] = 1.25  # `prefix`: a replica's load to the average's, at most
+
+
+class Breaker(_Section, frozen=True, kw_only=True):
+    """When a replica gets nothing more for a while, and how it is tried again."""
+
+    window: Annotated[int, Meta(ge=1, le=1000)] = 20  # the last so many answers are looked at
+    min_requests: Annotated[int, Meta(ge=1, le=1000)] = 10  # fewer decide nothing
+    failure_share: Annotated[float, Meta(gt=0, le=1)] = 0.5  # opens at this share of failures
+    open_s: Seconds = 5.0  # the first pause; each further one is twice as long
+    max_open_s: Seconds = 60.0
+    trials: Annotated[int, Meta(ge=1, le=100)] = 2  # half open: at once at most, and good answers until it closes
+
+    def __post_init__(self) -> None:
+        if self.min_requests > self.window:
+            raise ValueError(f"Expected `min_requests` <= `window`, got {self.min_requests} and {self.window}")
+        if self.max_open_s < self.open_s:
+            raise ValueError(f"Expected `open_s` <= `max_open_s`, got {self.open_s:g} and {self.max_open_s:g}")
+
+
+class Ejection(_Section, frozen=True, kw_only=True):
+    """When a replica that fails while others answer is left out, beside the active probes."""
+
+    failures: Count = 5  # in a row
+    base_s: Seconds = 5.0  # the first time; longer each time it happens again
+    max_s: Seconds = 120.0
+    max_share: Share = (
+        0.5  # of a model's replicas, left out at once; one is left out, where there are two, whatever it is
+    )
+
+
+class Retry(_Section, frozen=True, kw_only=True):
+    """How a request is sent again, before the first byte of its answer."""
+
+    attempts: Annotated[int, Meta(ge=1, le=10)] = 2  # in all
+    base_s: Seconds = 0.05  # the pause before a replica is asked again: at random up to this, doubled each time
+    max_s: Seconds = 1.0
+    budget_share: Share = 0.2  # second attempts to requests, over time
+    budget_floor_per_s: Annotated[float, Meta(ge=0, le=10_000)] = 1.0  # allowed even where few requests come
+    budget_burst: Count | None = (
+        None  # saved up at most; none: a model's `concurrency`, so that losing a replica is covered
+    )
+    statuses: list[Annotated[int, Meta(ge=500, le=599)]] = msgspec.field(
+        default_factory=lambda: [500, 502, 503]
+    )  # of a replica's own
+
+
+class Auto(_Section, frozen=True, kw_only=True):
+    """The estimates behind the model name `auto`."""
+
+    bytes_per_token: Annotated[float, Meta(ge=1, le=16)] = 3.5  # of a prompt's JSON text; too small is safe
+    image_tokens: Count = 1024
+    answer_tokens: Count = 256  # where the request names no max_tokens
 
 
 class Auth(_Section, frozen=True, kw_only=True):
@@ -117,6 +205,10 @@ class Model(_Section, frozen=True, kw_only=True):
     owned_by: str = "citadel"
     max_tokens: Count | None = None  # the context, in tokens
     concurrency: Count | None = None  # requests at once from this instance
+    policy: Policy = "least_outstanding"
+    fallback: list[str] = msgspec.field(default_factory=list)  # models that answer where this one can't, in order
+    size_gb: Annotated[float, Meta(gt=0, le=100_000)] | None = None  # of the weights; `auto` takes the smallest
+    features: list[Feature] = msgspec.field(default_factory=list)  # beyond text, for `auto`
 
 
 class Config(_Section, frozen=True, kw_only=True):
@@ -128,12 +220,45 @@ class Config(_Section, frozen=True, kw_only=True):
     limits: Limits = msgspec.field(default_factory=Limits)
     timeouts: Timeouts = msgspec.field(default_factory=Timeouts)
     probe: Probe = msgspec.field(default_factory=Probe)
+    balance: Balance = msgspec.field(default_factory=Balance)
+    breaker: Breaker = msgspec.field(default_factory=Breaker)
+    ejection: Ejection = msgspec.field(default_factory=Ejection)
+    retry: Retry = msgspec.field(default_factory=Retry)
+    auto: Auto = msgspec.field(default_factory=Auto)
+    aliases: dict[str, str] = msgspec.field(default_factory=dict)  # other names of models
     created: int = 0  # Unix seconds; not of the file's text but its age, shown in /v1/models
 
     def __post_init__(self) -> None:
         for name in self.models:
             if not _MODEL_NAME.fullmatch(name):
                 raise ValueError(f"Model name `{name}`: expected up to 128 letters, digits, `.`, `_`, `-` or `/`")
+        if AUTO in self.models:
+            raise ValueError(
+                f"Model name `{AUTO}`: expected another; a caller leaves the choice to the gateway with it"
+            )
+        for name, model in self.models.items():
+            self._check_fallback(name, model)
+        self._check_aliases()
+
+    def _check_fallback(self, name: str, model: Model) -> None:
+        for other in model.fallback:
+            if other == name or other not in self.models:
+                raise ValueError(f"`models.{name}.fallback`: expected other models of this file, got `{other}`")
+            if self.models[other].kind != model.kind:
+                raise ValueError(f"`models.{name}.fallback`: expected models of its kind, got `{other}`")
+        if len(set(model.fallback)) < len(model.fallback):
+            raise ValueError(f"`models.{name}.fallback`: expected each model once")
+
+    def _check_aliases(self) -> None:
+        for alias, name in self.aliases.items():
+            if not _MODEL_NAME.fullmatch(alias):
+                raise ValueError(f"Alias `{alias}`: expected up to 128 letters, digits, `.`, `_`, `-` or `/`")
+            if alias in self.models or alias == AUTO:
+                raise ValueError(f"Alias `{alias}`: expected a name that is not a model's own")
+            if name not in self.models and name != AUTO:
+                raise ValueError(f"Alias `{alias}`: expected the name of a model of this file, got `{name}`")
+        if (AUTO in self.aliases.values()) and all(model.size_gb is None for model in self.models.values()):
+            raise ValueError(f"An alias of `{AUTO}`: expected at least one model with `size_gb`")
 
 
 def parse_config(data: Any, *, created: int = 0) -> Config:

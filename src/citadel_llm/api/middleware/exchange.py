@@ -10,11 +10,12 @@ import asyncio
 from collections.abc import Callable
 from time import monotonic
 
-from citadel_llm.api.errors import ApiError
+from citadel_llm.api.errors import ApiError, Headers
 from citadel_llm.api.middleware.asgi import Receive
+from citadel_llm.api.routing.explain import Explanation
 from citadel_llm.utils.config import Timeouts
 
-__all__ = ["CallerGone", "Exchange", "Phase", "Sweeper"]
+__all__ = ["CallerGone", "Exchange", "Overdue", "Phase", "Sweeper"]
 
 SWEEP_S = 0.1
 
@@ -23,12 +24,19 @@ class CallerGone(Exception):
     """The caller hung up, or takes nothing any more; there is nobody to answer."""
 
 
+class Overdue(ApiError):
+    """A phase took too long: an answer for the caller, and news of the engine where it was the engine's phase."""
+
+    phase = ""
+
+
 class Phase:
     """What an exchange waits for, as its time limit and its log line name it."""
 
     BODY = "body"
     QUEUE = "queue"
     CONNECT = "connect"
+    RETRY = "retry"
     FIRST_BYTE = "first_byte"
     CHUNK = "chunk"
     CALLER = "caller"
@@ -40,24 +48,31 @@ class Exchange:
     __slots__ = (
         "_receive",
         "_task",
+        "_timer",
         "_watcher",
         "began",
         "body_read",
         "caller",
         "completion_tokens",
         "deadline",
+        "deadline_ms",
         "engine",
+        "explanation",
         "failure",
+        "fallback_from",
         "first_token_at",
+        "given_id",
         "last_call",
         "model",
         "phase",
         "prompt_tokens",
         "request_id",
         "retries",
+        "sent_at",
         "started",
         "status",
         "stream",
+        "takes_events",
     )
 
     def __init__(self, request_id: str, receive: Receive, began: float, timeouts: Timeouts) -> None:
@@ -66,6 +81,7 @@ class Exchange:
         self.phase = Phase.BODY
         self.deadline = began + timeouts.body_s
         self.last_call = began + timeouts.total_s
+        self.deadline_ms = 0  # the caller's own, if it set one that is shorter than ours
         self.failure: Exception | None = None
         self.body_read = False
         self.caller = ""
@@ -74,18 +90,43 @@ class Exchange:
         self.status = 0
         self.started = False
         self.stream = False
+        self.takes_events = False  # an error can still be told, as the last event of the stream
         self.retries = 0
+        self.fallback_from = ""  # the model that was asked for, where another one answers
+        self.explanation: Explanation | None = None  # where the caller asked for one
+        self.sent_at = 0.0
+        self.given_id = False  # the caller chose the request's id
         self.first_token_at = 0.0
         self.prompt_tokens: int | None = None
         self.completion_tokens: int | None = None
         self._receive = receive
         self._task = asyncio.current_task()
         self._watcher: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def notes(self) -> Headers:
+        """The headers that tell of another model's answering, and of the decision where that was asked for."""
+        found: Headers = []
+        if self.fallback_from:
+            found.append((b"x-citadel-fallback", b"from=" + self.fallback_from.encode("ascii")))
+        if self.explanation is not None:
+            found.append((b"x-citadel-route", self.explanation.header()))
+        return found
 
     def expect(self, phase: str, deadline: float) -> None:
         """From now on wait for `phase`, until `deadline` on the monotonic clock."""
         self.phase = phase
         self.deadline = deadline
+
+    def limit(self, deadline_ms: int) -> None:
+        """The whole request may take `deadline_ms` from its beginning; a timer of its own makes that exact."""
+        end = self.began + deadline_ms / 1e3
+        if end < self.last_call:
+            self.deadline_ms = deadline_ms
+            self.last_call = end
+            self._timer = asyncio.get_running_loop().call_later(
+                end - monotonic(), self.interrupt, _past_deadline(deadline_ms)
+            )
 
     def interrupt(self, failure: Exception) -> None:
         """Make the handler's current await fail; the handler then finds `failure`."""
@@ -99,6 +140,12 @@ class Exchange:
             self._task.uncancel()
         return self.failure
 
+    def forgive(self) -> None:
+        """Go on after an interruption: what was too slow is given up, not the request."""
+        self.failure = None
+        if self._task is not None:
+            self._task.uncancel()
+
     def watch_caller(self) -> None:
         """Begin to listen for the caller's hanging up, if that has not begun."""
         if self._watcher is None and self.body_read:
@@ -109,6 +156,9 @@ class Exchange:
         if self._watcher is not None:
             self._watcher.cancel()
             self._watcher = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
@@ -116,10 +166,15 @@ class Exchange:
         self.interrupt(CallerGone("the caller hung up"))
 
 
+def _past_deadline(deadline_ms: int) -> ApiError:
+    return ApiError(504, "deadline_exceeded", f"The request's deadline of {deadline_ms} ms has passed.")
+
+
 _TIMEOUTS = {
     Phase.BODY: (408, "request_timeout", "The request's body did not arrive in time."),
     Phase.QUEUE: (503, "queue_timeout", "The model is busy: no place became free in time. Try again later."),
     Phase.CONNECT: (503, "model_unavailable", "The model's engine could not be reached in time."),
+    Phase.RETRY: (503, "model_unavailable", "The model's engine could not be reached in time."),
     Phase.FIRST_BYTE: (504, "upstream_timeout", "The model did not begin to answer in time."),
     Phase.CHUNK: (504, "upstream_timeout", "The model stopped in the middle of its answer."),
 }
@@ -174,6 +229,10 @@ class Sweeper:
         if exchange.phase == Phase.CALLER:
             return CallerGone("the caller takes nothing any more")
         if now >= exchange.last_call:
+            if exchange.deadline_ms:
+                return _past_deadline(exchange.deadline_ms)
             return ApiError(504, "request_timeout", "The request took longer than this server allows.")
         status, code, message = _TIMEOUTS[exchange.phase]
-        return ApiError(status, code, message, retry_after_s=self._retry_after_s if status == 503 else None)
+        overdue = Overdue(status, code, message, retry_after_s=self._retry_after_s if status == 503 else None)
+        overdue.phase = exchange.phase
+        return overdue

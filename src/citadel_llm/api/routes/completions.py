@@ -13,19 +13,24 @@ from time import monotonic
 
 import msgspec
 
-from citadel_llm.api.errors import ApiError, error_body, error_event
+from citadel_llm.api.errors import ApiError, Headers, error_body, error_event
 from citadel_llm.api.middleware.asgi import Receive, Scope, Send
 from citadel_llm.api.middleware.auth import authenticate
 from citadel_llm.api.middleware.correlation import new_request_id, sane_request_id
 from citadel_llm.api.middleware.exchange import CallerGone, Exchange, Phase
-from citadel_llm.api.routes.forward import Forwarder
+from citadel_llm.api.routes.forward import Forwarder, Unanswered
 from citadel_llm.api.routes.kinds import ENDPOINTS, check_kind
-from citadel_llm.api.routes.limits import check_max_tokens
+from citadel_llm.api.routes.limits import asks_too_much, check_max_tokens
+from citadel_llm.api.routes.resolve import Resolver, affinity_of
+from citadel_llm.api.routing.admission import Refused, cost_of
+from citadel_llm.api.routing.explain import Explanation, wants_explanation
+from citadel_llm.api.routing.splice import splice_model
 from citadel_llm.api.state import GatewayState
-from citadel_llm.api.upstream.gate import QueueFull
 from citadel_llm.api.upstream.model import ServedModel
 
-__all__ = ["Completions", "unknown_model"]
+__all__ = ["Completions"]
+
+_X = ord("x")
 
 
 class _Request(msgspec.Struct):
@@ -49,29 +54,24 @@ class Completions:
         self._path = path
         self._endpoint = ENDPOINTS[path]
         self._forwarder = Forwarder(state, path)
+        self._resolver = Resolver(state, interchangeable=self._endpoint.streams)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one POST."""
-        authorization: bytes | None = None
-        length: bytes | None = None
-        request_id: str | None = None
-        for name, value in scope["headers"]:
-            if name == b"authorization":
-                authorization = value
-            elif name == b"x-api-key" and authorization is None:  # as clients of the messages API send it
-                authorization = b"Bearer " + value
-            elif name == b"content-length":
-                length = value
-            elif name == b"x-request-id":
-                request_id = sane_request_id(value)
+        authorization, length, request_id, session, deadline, explain = _headers(scope["headers"])
         state = self._state
         exchange = Exchange(request_id or new_request_id(), receive, monotonic(), state.config.timeouts)
+        exchange.given_id = request_id is not None
         state.sweeper.add(exchange)
         error: Exception | None = None
         try:
             exchange.caller = authenticate(state.keys, authorization)
+            if explain:
+                exchange.explanation = Explanation()
+            if deadline is not None:
+                exchange.limit(_milliseconds(deadline))
             body = await self._read(exchange, receive, length)
-            await self._serve(exchange, body, send, given_id=request_id is not None)
+            await self._serve(exchange, body, send, session=session)
         except asyncio.CancelledError:
             error = exchange.recovered()
             if error is None:
@@ -82,9 +82,11 @@ class Completions:
             error = self._unexpected(exchange, failure)
         finally:
             state.sweeper.discard(exchange)
-            if error is not None:
-                await self._fail(exchange, error, send)
-            self._finish(exchange, scope, error)
+            try:
+                if error is not None:
+                    await self._fail(exchange, error, send)
+            finally:
+                self._finish(exchange, scope, error)
 
     async def _read(self, exchange: Exchange, receive: Receive, length: bytes | None) -> bytes:
         limit = self._state.config.limits.body_bytes
@@ -95,12 +97,12 @@ class Completions:
         if message.get("more_body"):
             pieces, size = [body], len(body)
             while message.get("more_body"):
+                if size > limit:
+                    raise _too_large(limit)
                 message = await receive()
                 piece = message.get("body", b"")
                 pieces.append(piece)
                 size += len(piece)
-                if size > limit:
-                    raise _too_large(limit)
             body = b"".join(pieces)
         if message["type"] == "http.disconnect":
             raise CallerGone("the caller hung up before its request was complete")
@@ -109,49 +111,95 @@ class Completions:
         exchange.body_read = True
         return body
 
-    async def _serve(self, exchange: Exchange, body: bytes, send: Send, *, given_id: bool) -> None:
-        state = self._state
+    async def _serve(self, exchange: Exchange, body: bytes, send: Send, *, session: bytes | None) -> None:
         try:
             request = _request.decode(body)
         except msgspec.ValidationError as failure:
             raise _invalid(failure) from failure
-        except (msgspec.DecodeError, UnicodeDecodeError) as failure:
-            raise ApiError(400, "invalid_json", f"The body is not valid JSON: {failure}") from failure
         except RecursionError as failure:
             raise ApiError(400, "invalid_json", "The body is nested too deeply.") from failure
-        model = state.models.get(request.model)
-        if model is None:
-            raise unknown_model(request.model, state)
-        exchange.model = model.name
-        check_kind(self._path, model, state.models)
-        check_max_tokens(request, model)
+        except ValueError as failure:  # msgspec's own, or a text that is not UTF-8
+            raise ApiError(400, "invalid_json", f"The body is not valid JSON: {failure}") from failure
         exchange.stream = bool(request.stream) and self._endpoint.streams
-        if model.pick() is None:
-            raise self._forwarder.unavailable(model)
-        await self._enter(exchange, model)
+        chain = self._resolver.chain(request.model, exchange, body)
+        model = chain[0]
+        exchange.model = model.name
+        check_kind(self._path, model, self._state.models)
+        check_max_tokens(request, model)
         try:
-            await self._forwarder.forward(exchange, model, body, send, given_id=given_id)
-        finally:
-            model.gate.leave()
+            await self._ask(exchange, model, request.model, body, send, session)
+        except Unanswered as failure:
+            if len(chain) == 1:
+                raise failure.error from failure
+            await self._fall_back(exchange, chain, failure, request, body, send, session)
 
-    async def _enter(self, exchange: Exchange, model: ServedModel) -> None:
-        config = self._state.config
-        try:
-            turn = model.gate.enter()
-        except QueueFull:
-            raise ApiError(
-                429,
-                "queue_full",
-                f"The model `{model.name}` is busy and as many requests as allowed are waiting. Try again later.",
-                retry_after_s=config.limits.retry_after_s,
-            ) from None
-        if turn is not None:
-            exchange.expect(Phase.QUEUE, monotonic() + config.timeouts.queue_s)
+    async def _fall_back(
+        self,
+        exchange: Exchange,
+        chain: tuple[ServedModel, ...],
+        failure: Unanswered,
+        request: _Request,
+        body: bytes,
+        send: Send,
+        session: bytes | None,
+    ) -> None:
+        """Ask the other models of the chain, those that can be asked. Raises the first model's error."""
+        first = chain[0].name
+        for model in chain[1:]:
+            if exchange.explanation is not None:
+                exchange.explanation.add("fallback", f"from {exchange.model} ({failure.error.code})")
+            if not model.candidates or asks_too_much(request, model):
+                continue
+            exchange.model, exchange.fallback_from = model.name, first
+            self._state.metrics.fell_back(first, model.name)
             try:
-                await turn
-            except BaseException:
-                model.gate.forget(turn)
-                raise
+                await self._ask(exchange, model, request.model, body, send, session)
+                return
+            except Unanswered:
+                continue
+        exchange.model, exchange.fallback_from = first, ""
+        raise failure.error from failure
+
+    async def _ask(
+        self, exchange: Exchange, model: ServedModel, named: str, body: bytes, send: Send, session: bytes | None
+    ) -> None:
+        """Answer the exchange by `model`. Raises Unanswered where another model may."""
+        if not model.candidates:
+            raise Unanswered(self._forwarder.unavailable(model))
+        key: int | None = None
+        if model.by_prefix or model.by_session:
+            key = affinity_of(model, session, body, self._state.config.balance.prefix_bytes)
+        if named != model.name:
+            body = _renamed(body, model.name)
+        admission = model.admission
+        if admission.inside < admission.places:
+            admission.inside += 1
+        else:
+            await self._enter(exchange, model, len(body))
+        entered = monotonic()
+        try:
+            await self._forwarder.forward(exchange, model, body, send, key)
+        finally:
+            admission.leave(monotonic() - entered if exchange.started else None)
+
+    async def _enter(self, exchange: Exchange, model: ServedModel, body_bytes: int) -> None:
+        state = self._state
+        began = monotonic()
+        patience_s = min(state.config.timeouts.queue_s, exchange.last_call - began)
+        try:
+            turn = model.admission.enter(exchange.caller, patience_s, cost_of(body_bytes))
+        except Refused as refused:
+            state.metrics.refused(model.name, refused.reason)
+            raise _refusal(model.name, refused) from None
+        if turn is None:
+            return
+        exchange.expect(Phase.QUEUE, began + state.config.timeouts.queue_s)
+        try:
+            await turn
+        except BaseException:
+            model.admission.forget(exchange.caller, turn)
+            raise
+        state.metrics.queue_waited(model.name, monotonic() - began)
 
     async def _fail(self, exchange: Exchange, error: Exception, send: Send) -> None:
         """Tell the caller, as far as that can still be done."""
@@ -159,9 +207,9 @@ class Completions:
             exchange.status = 499
             return
         if exchange.started:
-            # The status line has gone out: a stream gets an error event, and anything else is
-            # cut off, which the server does with an answer that is left incomplete.
-            if exchange.stream:
+            # The status line has gone out: a stream gets an error event, unless its length was promised,
+            # and anything else is cut off, which the server does with an answer that is left incomplete.
+            if exchange.takes_events:
                 event = error_event(error, exchange.request_id, named=self._endpoint.named_events)
                 await send({"type": "http.response.body", "body": event, "more_body": False})
             exchange.status = error.status
@@ -176,6 +224,7 @@ class Completions:
         ]
         if exchange.model:
             headers.append((b"x-citadel-model", exchange.model.encode("ascii")))
+        headers.extend(exchange.notes())
         if error.status == 408 or self._state.draining:
             headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": error.status, "headers": headers})
@@ -215,6 +264,7 @@ class Completions:
             duration_ms=round(duration * 1e3, 3),
             ttft_ms=ttft_ms,
             model=exchange.model or None,
+            fallback_from=exchange.fallback_from or None,
             engine=exchange.engine or None,
             caller=exchange.caller or None,
             client=client[0] if client else None,
@@ -226,15 +276,65 @@ class Completions:
         )
 
 
-def unknown_model(name: str, state: GatewayState) -> ApiError:
-    """The 404 for a model that is not served here; it says which are."""
-    known = ", ".join(f"`{known}`" for known in state.models)
+type _Read = tuple[bytes | None, bytes | None, str | None, bytes | None, bytes | None, bool]
+
+
+def _headers(headers: Headers) -> _Read:
+    """Of a request: authorization, content-length, a sane id, session, deadline, and whether to explain the route."""
+    authorization: bytes | None = None
+    length: bytes | None = None
+    request_id: str | None = None
+    session: bytes | None = None
+    deadline: bytes | None = None
+    explain = False
+    for name, value in headers:
+        if name == b"authorization":
+            authorization = value
+        elif name == b"content-length":
+            length = value
+        elif name[0] == _X:
+            if name == b"x-request-id":
+                request_id = sane_request_id(value)
+            elif name == b"x-api-key" and authorization is None:  # as clients of the messages API send it
+                authorization = b"Bearer " + value
+            elif name == b"x-citadel-session":
+                session = value
+            elif name == b"x-citadel-deadline-ms":
+                deadline = value
+            elif name == b"x-citadel-route":
+                explain = wants_explanation(value)
+    return authorization, length, request_id, session, deadline, explain
+
+
+def _refusal(model: str, refused: Refused) -> ApiError:
+    if refused.reason == "wait_too_long":
+        return ApiError(
+            503,
+            "overloaded",
+            f"The model `{model}` is busy: a place would become free in about {refused.expected_wait_s:.1f} s, "
+            "which is too late for this request. Try again later.",
+            retry_after_s=refused.retry_after_s,
+        )
+    whose = " of this key" if refused.reason == "key_queue_full" else ""
     return ApiError(
-        404,
-        "model_not_found",
-        f"The model `{name[:128]}` does not exist here. These do: {known}.",
-        param="model",
+        429,
+        "queue_full",
+        f"The model `{model}` is busy and as many requests{whose} as allowed are waiting. Try again later.",
+        retry_after_s=refused.retry_after_s,
     )
+
+
+def _milliseconds(value: bytes) -> int:
+    if value.isdigit() and len(value) <= 9 and int(value) > 0:
+        return int(value)
+    raise ApiError(400, "invalid_deadline", "x-citadel-deadline-ms: expected a whole number of milliseconds above 0.")
+
+
+def _renamed(body: bytes, name: str) -> bytes:
+    try:
+        return splice_model(body, name)
+    except (ValueError, RecursionError) as failure:
+        raise ApiError(400, "invalid_json", f"The body is not valid JSON: {failure}") from failure
 
 
 def _too_large(limit: int) -> ApiError:

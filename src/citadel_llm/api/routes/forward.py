@@ -1,24 +1,28 @@
-"""Sends a request to an engine and its answer back, with one second attempt before the first byte."""
+"""Sends a request to a replica and its answer back; to another one, within bounds, before the answer's first byte."""
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections import deque
 from time import monotonic
 
 from citadel_llm.api.errors import ApiError, Headers, reshape
 from citadel_llm.api.middleware.asgi import Send
-from citadel_llm.api.middleware.exchange import Exchange, Phase
+from citadel_llm.api.middleware.exchange import Exchange, Overdue, Phase
 from citadel_llm.api.routes.usage import note_stream_usage, note_usage
+from citadel_llm.api.routing.retry import backoff_s
 from citadel_llm.api.state import GatewayState
 from citadel_llm.api.upstream.connection import BadResponse, Connection, ConnectionLost
 from citadel_llm.api.upstream.engine import Engine, State
 from citadel_llm.api.upstream.model import ServedModel
 
-__all__ = ["Forwarder"]
+__all__ = ["Forwarder", "Unanswered"]
 
 _WHOLE_BYTES = 4 << 20
 _ERROR_BYTES = 1 << 16
+# A kept connection that ends so soon after a request was sent had been closed before it came.
+_CROSSING_S = 0.02
+_TAIL_BYTES = 1 << 12  # of a stream: more than its last events, of which one says how many tokens there were
 
 # Headers that end at a hop, and those that this server sets itself.
 _NOT_FORWARDED = frozenset(
@@ -38,8 +42,21 @@ _NOT_FORWARDED = frozenset(
 )
 
 
+class Unanswered(Exception):
+    """No replica of the model answered, and the caller was told nothing yet: another model may answer."""
+
+    def __init__(self, error: ApiError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
 class _NotAnsweredError(Exception):
-    """The engine went away before its first byte, so that the request may be sent again."""
+    """The replica went away, or was not well, before its first byte: the request may be sent again."""
+
+    def __init__(self, reason: str, error: ApiError | None = None, *, crossed: bool = False) -> None:
+        super().__init__(reason)
+        self.error = error  # the replica's own words, where it had any
+        self.crossed = crossed  # the end of an idle connection and the request met on the way
 
 
 class Forwarder:
@@ -48,6 +65,8 @@ class Forwarder:
     def __init__(self, state: GatewayState, path: str) -> None:
         self._state = state
         self._timeouts = state.config.timeouts
+        self._retry = state.config.retry
+        self._retried_statuses = frozenset(state.config.retry.statuses)
         self._heads = {
             engine: b"POST %b HTTP/1.1\r\nhost: %b\r\ncontent-type: application/json\r\nx-request-id: "
             % (path.encode("ascii"), engine.host_header)
@@ -67,76 +86,166 @@ class Forwarder:
             503,
             "model_unavailable",
             f"The model `{model.name}` {why} at the moment. Try again later.",
-            retry_after_s=self._state.config.limits.retry_after_s,
+            retry_after_s=model.retry_after_s,
         )
 
-    async def forward(self, exchange: Exchange, model: ServedModel, body: bytes, send: Send, *, given_id: bool) -> None:
-        """Answer the exchange. Raises ApiError where that could not begin, or broke off."""
+    async def forward(
+        self, exchange: Exchange, model: ServedModel, body: bytes, send: Send, key: int | None = None
+    ) -> None:
+        """Answer the exchange. Raises Unanswered where that could not begin, ApiError where it broke off."""
+        model.budget.deposit()
         tried: list[Engine] = []
+        again = False
         while True:
-            engine = model.pick(tried)
-            if engine is None:
-                raise self.unavailable(model)
+            engine, ticket = self._pick(exchange, model, key, tried)
             exchange.engine = engine.url
             engine.in_flight += 1
             try:
                 # Two callers may use one id, and a second attempt uses it again, but an engine
                 # wants ids that differ: what it gets begins with the id and ends at random.
-                suffix = f"-{os.urandom(4).hex()}" if given_id or tried else ""
-                await self._attempt(exchange, model, engine, suffix, body, send, pooled=not tried)
+                suffix = f"-{os.urandom(4).hex()}" if exchange.given_id or again else ""
+                await self._attempt(exchange, model, engine, ticket, suffix, body, send, pooled=not again)
                 return
             except _NotAnsweredError as failure:
-                if tried:
-                    raise self.unavailable(model) from failure
+                if failure.crossed and not again:
+                    # Nobody's failure: sent once more, on a new connection, and not out of the budget.
+                    again = True
+                    exchange.retries += 1
+                    self._state.metrics.retried(model.name)
+                    continue
+                again = True
                 tried.append(engine)
-                exchange.retries += 1
-                self._state.metrics.retried(model.name)
+                if exchange.explanation is not None:
+                    exchange.explanation.add("failed", f"{engine.url} ({failure})")
+                await self._before_next(exchange, model, tried, failure)
             finally:
                 engine.in_flight -= 1
+
+    def _pick(self, exchange: Exchange, model: ServedModel, key: int | None, tried: list[Engine]) -> tuple[Engine, int]:
+        while (engine := model.pick(key, tried)) is not None:
+            ticket = engine.breaker.begin()
+            if ticket is not None:
+                if exchange.explanation is not None:
+                    exchange.explanation.add("model", model.describe(engine, key))
+                return engine, ticket
+            model.refresh()
+        raise Unanswered(self.unavailable(model))
+
+    async def _before_next(
+        self, exchange: Exchange, model: ServedModel, tried: list[Engine], failure: _NotAnsweredError
+    ) -> None:
+        """Wait until the next attempt may begin. Raises Unanswered where there is none."""
+        error = failure.error or self.unavailable(model)
+        if len(tried) >= self._retry.attempts or not model.candidates:
+            raise Unanswered(error) from failure
+        if not model.budget.withdraw():
+            self._state.metrics.retry_denied(model.name)
+            raise Unanswered(error) from failure
+        exchange.retries += 1
+        self._state.metrics.retried(model.name)
+        if not model.untried(tried):
+            # A replica that was not asked yet is asked at once; one that has just failed needs a moment.
+            pause_s = backoff_s(self._retry, len(tried), self._state.rng)
+            exchange.expect(Phase.RETRY, monotonic() + pause_s + self._timeouts.connect_s)
+            await asyncio.sleep(pause_s)
 
     async def _attempt(
         self,
         exchange: Exchange,
         model: ServedModel,
         engine: Engine,
+        ticket: int,
         suffix: str,
         body: bytes,
         send: Send,
         *,
         pooled: bool,
     ) -> None:
+        """One attempt; its outcome is told to the model once, and once more where an answer broke off."""
         connection = engine.pooled() if pooled else None
+        failed: bool | None = None  # None: this attempt says nothing of the replica
+        begun = False
         try:
             if connection is None:
                 exchange.expect(Phase.CONNECT, monotonic() + self._timeouts.connect_s)
                 connection = await engine.open()
-            exchange.expect(Phase.FIRST_BYTE, monotonic() + self._timeouts.first_byte_s)
-            connection.send(
-                b"%b%b%b\r\ncontent-length: %d\r\n\r\n"
-                % (
-                    self._heads[engine],
-                    exchange.request_id.encode("ascii"),
-                    suffix.encode("ascii"),
-                    len(body),
-                ),
-                body,
-            )
+            self._send(exchange, engine, connection, suffix, body)
             status, headers = await connection.head()
-            await self._answer(exchange, model, connection, status, headers, send)
-        except OSError as failure:
-            self._state.engine_failed(model, engine, failure.strerror or str(failure))
-            raise _NotAnsweredError from failure
-        except ConnectionLost as failure:
-            if connection is None or not connection.answered:
-                raise _NotAnsweredError from failure
-            raise ApiError(
-                502, "upstream_error", "The model's engine broke off in the middle of its answer."
-            ) from failure
-        except BadResponse as failure:
-            raise ApiError(502, "upstream_error", "The model's engine sent something that is not HTTP.") from failure
+            if not 200 <= status < 400:
+                failed = status >= 500
+                await self._refused(connection, status)
+            # The first piece of the body too, before the caller is told anything: until then another
+            # replica may answer in this one's place.
+            if exchange.stream:
+                piece, whole = await connection.read(), False
+            else:
+                piece, whole = await connection.read_whole(_WHOLE_BYTES)
+            begun, failed = True, False
+            model.answered(engine, ticket)
+            await self._answer(exchange, model, connection, status, headers, piece, whole, send)
+        except (OSError, ConnectionLost, BadResponse) as failure:
+            broken = self._broken(exchange, model, engine, connection, failure)
+            failed = not (isinstance(broken, _NotAnsweredError) and broken.crossed) or None
+            raise broken from failure
+        except asyncio.CancelledError:
+            if isinstance(exchange.failure, Overdue):
+                failed = True
+                if exchange.phase == Phase.CONNECT:
+                    exchange.forgive()
+                    late = TimeoutError(f"no connection within {self._timeouts.connect_s:g} s")
+                    raise self._broken(exchange, model, engine, None, late) from None
+            raise
         finally:
             if connection is not None:
                 engine.give_back(connection)
+            if failed:
+                model.failed(engine, ticket, begun=begun)
+            elif not begun:
+                model.released(engine, ticket, failed)
+
+    def _send(self, exchange: Exchange, engine: Engine, connection: Connection, suffix: str, body: bytes) -> None:
+        exchange.sent_at = now = monotonic()
+        exchange.expect(Phase.FIRST_BYTE, now + self._timeouts.first_byte_s)
+        connection.send(
+            b"%b%b%b\r\ncontent-length: %d\r\n\r\n"
+            % (
+                self._heads[engine],
+                exchange.request_id.encode("ascii"),
+                suffix.encode("ascii"),
+                len(body),
+            ),
+            body,
+        )
+
+    def _broken(
+        self,
+        exchange: Exchange,
+        model: ServedModel,
+        engine: Engine,
+        connection: Connection | None,
+        failure: Exception,
+    ) -> Exception:
+        """What becomes of a request whose connection to the replica failed."""
+        if isinstance(failure, BadResponse):
+            return ApiError(502, "upstream_error", "The model's engine sent something that is not HTTP.")
+        if connection is not None and connection.answered:
+            return ApiError(502, "upstream_error", "The model's engine broke off in the middle of its answer.")
+        if isinstance(failure, OSError):
+            reason = failure.strerror or str(failure)
+            self._state.engine_failed(model, engine, reason)
+            return _NotAnsweredError(reason)
+        crossed = connection is not None and connection.idle_since > 0 and monotonic() - exchange.sent_at < _CROSSING_S
+        return _NotAnsweredError("connection lost", crossed=crossed)
+
+    async def _refused(self, connection: Connection, status: int) -> None:
+        """Raises what an error of the replica's comes to."""
+        if not 400 <= status < 600:
+            raise BadResponse(f"status {status}")
+        said, _ = await connection.read_whole(_ERROR_BYTES)
+        error = reshape(status, said, self._state.config.limits.retry_after_s)
+        if status in self._retried_statuses:
+            raise _NotAnsweredError(f"status {status}", error)
+        raise error
 
     async def _answer(
         self,
@@ -145,46 +254,51 @@ class Forwarder:
         connection: Connection,
         status: int,
         headers: Headers,
+        piece: bytes,
+        whole: bool,
         send: Send,
     ) -> None:
-        if status >= 400:
-            said, _ = await connection.read_whole(_ERROR_BYTES)
-            raise reshape(status, said, self._state.config.limits.retry_after_s)
         out = [pair for pair in headers if pair[0] not in _NOT_FORWARDED]
         out.append((b"x-request-id", exchange.request_id.encode("ascii")))
         out.append((b"x-citadel-model", model.header))
+        if exchange.fallback_from or exchange.explanation is not None:
+            out.extend(exchange.notes())
         if self._state.draining:
             out.append((b"connection", b"close"))
-        start = {"type": "http.response.start", "status": status, "headers": out}
-        if exchange.stream:
-            exchange.status = status
-            exchange.started = True
-            await send(start)
-            await self._stream(exchange, connection, send)
-            return
-        piece, whole = await connection.read_whole(_WHOLE_BYTES)
+        exchange.takes_events = exchange.stream and connection.content_length is None
         exchange.status = status
         exchange.started = True
-        await send(start)
+        now = monotonic()
         if whole:
             note_usage(exchange, piece)
-            exchange.expect(Phase.CALLER, monotonic() + self._timeouts.chunk_s)
+            if exchange.completion_tokens:
+                model.latency.answered(now - exchange.sent_at, exchange.completion_tokens)
+            exchange.expect(Phase.CALLER, now + self._timeouts.chunk_s)
+            await send({"type": "http.response.start", "status": status, "headers": out})
             await send({"type": "http.response.body", "body": piece, "more_body": False})
-        else:
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
-            await self._stream(exchange, connection, send)
+            return
+        exchange.first_token_at = now
+        exchange.expect(Phase.CALLER, now + self._timeouts.chunk_s)
+        await send({"type": "http.response.start", "status": status, "headers": out})
+        pieces = await self._stream(exchange, connection, piece, send)
+        model.latency.streamed(
+            exchange.first_token_at - exchange.sent_at,
+            monotonic() - exchange.first_token_at,
+            exchange.completion_tokens or pieces,
+        )
 
-    async def _stream(self, exchange: Exchange, connection: Connection, send: Send) -> None:
+    async def _stream(self, exchange: Exchange, connection: Connection, piece: bytes, send: Send) -> int:
+        """Forward the body from `piece` on; the result is in how many pieces it came."""
         chunk_s = self._timeouts.chunk_s
-        tail: deque[bytes] = deque(maxlen=4)
-        exchange.expect(Phase.CHUNK, monotonic() + chunk_s)
-        while piece := await connection.read():
-            at = monotonic()
-            if not exchange.first_token_at:
-                exchange.first_token_at = at
-            tail.append(piece)
-            exchange.expect(Phase.CALLER, at + chunk_s)
+        tail = b""
+        pieces = 0
+        while piece:
+            pieces += 1
+            tail = (tail + piece)[-_TAIL_BYTES:]
             await send({"type": "http.response.body", "body": piece, "more_body": True})
-            exchange.expect(Phase.CHUNK, at + chunk_s)
-        note_stream_usage(exchange, b"".join(tail))
+            exchange.expect(Phase.CHUNK, monotonic() + chunk_s)
+            piece = await connection.read()
+            exchange.expect(Phase.CALLER, monotonic() + chunk_s)
+        note_stream_usage(exchange, tail)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+        return pieces

@@ -62,7 +62,7 @@ def _show_model(model: ServedModel) -> dict[str, Any]:
     return {
         "state": model.state,
         "in_flight": model.in_flight,
-        "queued": model.gate.waiting,
+        "queued": model.admission.waiting,
         "engines": [_show_engine(engine) for engine in model.engines],
     }
 
@@ -75,5 +75,8 @@ def _show_engine(engine: Engine) -> dict[str, Any]:
         "draining": engine.draining,
         "latency_ms": None if engine.latency_s is None else round(engine.latency_s * 1e3, 2),
         "in_flight": engine.in_flight,
+        "waiting": engine.waiting,
+        "breaker": engine.breaker.state.name.lower(),
+        "ejected": bool(engine.outlier.until),
         "last_error": engine.last_error,
     }

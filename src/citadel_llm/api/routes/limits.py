@@ -7,7 +7,7 @@ from typing import Protocol
 from citadel_llm.api.errors import ApiError
 from citadel_llm.api.upstream.model import ServedModel
 
-__all__ = ["check_max_tokens"]
+__all__ = ["asks_too_much", "check_max_tokens"]
 
 
 class _Asking(Protocol):
@@ -23,16 +23,23 @@ def check_max_tokens(request: _Asking, model: ServedModel) -> None:
 
     A prompt and an answer that are too long only together are found by the engine, which alone can count the prompt.
     """
+    field = asks_too_much(request, model)
+    if field is not None:
+        raise ApiError(
+            400,
+            "context_length_exceeded",
+            f"`{field}` is {getattr(request, field)}, and the model `{model.name}` has a context of "
+            f"{model.config.max_tokens} tokens, which the request and its answer share.",
+            param=field,
+        )
+
+
+def asks_too_much(request: _Asking, model: ServedModel) -> str | None:
+    """The field, if there is one, that asks for more tokens than the model's whole context."""
     limit = model.config.max_tokens
-    if limit is None:
-        return
-    for field in ("max_tokens", "max_completion_tokens", "max_output_tokens"):
-        asked = getattr(request, field)
-        if asked is not None and asked > limit:
-            raise ApiError(
-                400,
-                "context_length_exceeded",
-                f"`{field}` is {asked}, and the model `{model.name}` has a context of {limit} tokens, "
-                "which the request and its answer share.",
-                param=field,
-            )
+    if limit is not None:
+        for field in ("max_tokens", "max_completion_tokens", "max_output_tokens"):
+            asked = getattr(request, field)
+            if asked is not None and asked > limit:
+                return field
+    return None

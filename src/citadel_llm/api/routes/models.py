@@ -8,10 +8,11 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
 from citadel_llm.api.middleware.auth import authenticate
-from citadel_llm.api.routes.completions import unknown_model
+from citadel_llm.api.routes.resolve import unknown_model
 from citadel_llm.api.routes.schemas import ErrorBody, ModelList, ModelObject
 from citadel_llm.api.state import GatewayState
 from citadel_llm.api.upstream.model import ServedModel
+from citadel_llm.utils.config import AUTO
 
 __all__ = ["router"]
 
@@ -36,7 +37,20 @@ def router(state: GatewayState) -> APIRouter:
             "display_name": model.config.display_name or model.name,
             "kind": model.config.kind,
             "max_model_len": model.config.max_tokens,
+            "aliases": [alias for alias, name in state.config.aliases.items() if name == model.name],
             "state": model.state,
+        }
+
+    def show_auto(models: list[ServedModel]) -> dict[str, Any]:
+        lengths = [model.config.max_tokens for model in models]
+        return {
+            "object": "model",
+            "created": state.config.created,
+            "owned_by": "citadel",
+            "display_name": "The smallest model that fits the request",
+            "max_model_len": None if None in lengths else max(length or 0 for length in lengths),
+            "aliases": [alias for alias, name in state.config.aliases.items() if name == AUTO],
+            "state": "up" if any(model.candidates for model in models) else "down",
         }
 
     @routes.get("", response_model=ModelList, summary="List the models", responses={401: {"model": ErrorBody}})
@@ -52,9 +66,18 @@ def router(state: GatewayState) -> APIRouter:
     )
     async def get_model(model_id: str, request: Request) -> JSONResponse:
         admit(request)
-        model = state.models.get(model_id)
+        name = state.config.aliases.get(model_id, model_id)
+        sized = [
+            model
+            for model in state.models.values()
+            if model.config.size_gb is not None and model.config.kind == "generate"
+        ]
+        if name == AUTO and sized:
+            return JSONResponse({**show_auto(sized), "id": model_id})
+        model = state.models.get(name)
         if model is None:
             raise unknown_model(model_id, state)
-        return JSONResponse(show(model), headers={"x-citadel-model": model.name})
+        # An alias is shown under the name that was asked for, as OpenAI's clients expect.
+        return JSONResponse({**show(model), "id": model_id}, headers={"x-citadel-model": model.name})
 
     return routes

@@ -34,7 +34,9 @@ class ChatMessage(_Open):
 
 
 class _Common(_Open):
-    model: str = Field(description="The id of a model in /v1/models")
+    model: str = Field(
+        description="The id of a model in /v1/models, one of its aliases, or `auto` for the smallest that fits"
+    )
     max_tokens: int | None = Field(None, ge=1, description="At most so many tokens are generated")
     temperature: float | None = Field(
         None, ge=0, description="0 is deterministic; the model's own default is used where none is given"
@@ -170,6 +172,7 @@ class ModelObject(BaseModel):
     display_name: str
     kind: Literal["generate", "embedding"] = Field(description="What it does: which endpoints take it follows from it")
     max_model_len: int | None = Field(description="The context, in tokens")
+    aliases: list[str] = Field(description="Other names that it answers to")
     state: StateName
 
 
@@ -189,6 +192,9 @@ class EngineHealth(BaseModel):
     draining: bool
     latency_ms: float | None
     in_flight: int
+    waiting: int = Field(description="Requests that wait inside the engine, as it last said")
+    breaker: Literal["closed", "half_open", "open"]
+    ejected: bool = Field(description="Left out for a while, for failing where others answered")
     last_error: str | None
 
 

@@ -7,8 +7,10 @@ and `output_tokens`; a stream of responses says it inside its last event's `resp
 from __future__ import annotations
 
 import re
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from citadel_llm.api.middleware.exchange import Exchange
 
@@ -18,11 +20,14 @@ _BEGIN = re.compile(rb'"usage": ?\{')
 _OBJECT_BYTES = 4096
 
 
+type _Tokens = Annotated[int, Meta(ge=0, le=1 << 40)]
+
+
 class _Usage(msgspec.Struct):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
+    prompt_tokens: _Tokens | None = None
+    completion_tokens: _Tokens | None = None
+    input_tokens: _Tokens | None = None
+    output_tokens: _Tokens | None = None
 
 
 class _Answer(msgspec.Struct):
@@ -42,7 +47,7 @@ def note_usage(exchange: Exchange, body: bytes) -> None:
     """Take over what a whole answer, or one event of a stream, says; nothing where it says nothing."""
     try:
         usage = _answer.decode(body).usage or _event.decode(body).response.usage
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return
     if usage is not None:
         _take(exchange, usage)
@@ -72,7 +77,7 @@ def _note_cut_usage(exchange: Exchange, tail: bytes) -> None:
         if depth == 0:
             try:
                 _take(exchange, _usage.decode(text[: at + 1]))
-            except msgspec.MsgspecError:
+            except ValueError:
                 return
             return
 

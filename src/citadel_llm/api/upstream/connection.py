@@ -13,7 +13,6 @@ At most one request is on the connection at a time. Reading stops while more tha
 from __future__ import annotations
 
 import asyncio
-from time import monotonic
 from typing import cast
 
 import httptools
@@ -60,7 +59,7 @@ class Connection(asyncio.Protocol):
         "busy",
         "closed",
         "content_length",
-        "first_byte_at",
+        "has_body",
         "idle_since",
         "uses",
     )
@@ -76,7 +75,6 @@ class Connection(asyncio.Protocol):
         self.busy = False
         self.uses = 0
         self.idle_since = 0.0
-        self.first_byte_at = 0.0
         self._reset()
 
     def _reset(self) -> None:
@@ -91,16 +89,16 @@ class Connection(asyncio.Protocol):
         self._failure: Exception | None = None
         self._whole_limit = 0
         self.content_length: int | None = None
-        self.first_byte_at = 0.0
+        self.has_body = False
 
     # The caller's side
 
     def send(self, head: bytes, body: bytes) -> None:
         """Write a request: `head` with its final blank line, then `body`."""
         transport = self._transport
+        self._reset()  # first of all: what the last exchange left must not speak for this one
         if self.closed or transport is None or transport.is_closing():
             raise ConnectionLost("the connection was closed while idle")
-        self._reset()
         self.busy = True
         self.uses += 1
         if len(body) < HIGH_WATER:
@@ -132,8 +130,8 @@ class Connection(asyncio.Protocol):
 
     @property
     def answered(self) -> bool:
-        """Whether any byte of the answer has come."""
-        return self.first_byte_at > 0
+        """Whether any byte of the answer's body has come; before that the request may be sent elsewhere."""
+        return self.has_body
 
     @property
     def reusable(self) -> bool:
@@ -190,11 +188,9 @@ class Connection(asyncio.Protocol):
         if not self.busy or self._complete:
             self.close()  # bytes that nobody asked for: out of step, never to be used again
             return
-        if self.first_byte_at == 0:
-            self.first_byte_at = monotonic()
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._fail(BadResponse(str(error)))
             self.close()
             return
@@ -253,6 +249,7 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         """Called by the parser."""
+        self.has_body = True
         self._buffer.append(body)
         self._buffered += len(body)
 

@@ -1,9 +1,14 @@
-"""Watches the engines: `GET /health` on each at an interval, and the markers of those that drain."""
+"""Watches the engines: `GET /health` on each at an interval, and the markers of those that drain.
+
+Where a model has several replicas, they are also asked how many requests wait inside them (`GET /metrics`,
+the gauge `vllm:num_requests_waiting`); what comes of that decides about load only, never about health.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import Callable, Iterable
 from time import monotonic
 
@@ -12,9 +17,11 @@ from citadel_llm.api.upstream.engine import Engine
 from citadel_llm.api.upstream.model import ServedModel
 from citadel_llm.utils.config import Probe
 
-__all__ = ["Prober"]
+__all__ = ["Prober", "waiting_in"]
 
 _MAX_BODY = 1 << 16
+_MAX_METRICS_BYTES = 1 << 20
+_WAITING = re.compile(rb"^vllm:num_requests_waiting(?:\{[^}\n]*\})? ([0-9.e+]+)", re.MULTILINE)
 
 type OnChange = Callable[[ServedModel, Engine], None]
 
@@ -62,7 +69,7 @@ class Prober:
         allowed = self._config.failures
         try:
             async with asyncio.timeout(self._config.timeout_s):
-                status = await self._ask(engine)
+                status, _ = await self._ask(engine, b"/health", _MAX_BODY)
         except TimeoutError:
             error = f"no answer to GET /health within {self._config.timeout_s:g} s"
         except OSError as failure:
@@ -79,19 +86,31 @@ class Prober:
         if engine.seen_down(error, allowed):
             self._on_change(model, engine)
 
-    async def _ask(self, engine: Engine) -> int:
+    async def ask_load(self, engine: Engine) -> None:
+        """Ask the engine once how many requests wait inside it; without an answer it counts as none."""
+        waiting = 0
+        try:
+            async with asyncio.timeout(self._config.timeout_s):
+                status, body = await self._ask(engine, b"/metrics", _MAX_METRICS_BYTES)
+            if status == 200:
+                waiting = waiting_in(body)
+        except (TimeoutError, OSError, BadResponse, ConnectionLost, ValueError):
+            self._drop(engine)
+        engine.waiting = waiting
+
+    async def _ask(self, engine: Engine, path: bytes, limit: int) -> tuple[int, bytes]:
         connection = self._connections.pop(engine, None)
         if connection is None or connection.closed:
             connection = await engine.open()
         self._connections[engine] = connection
-        connection.send(b"GET /health HTTP/1.1\r\nhost: " + engine.host_header + b"\r\n\r\n", b"")
+        connection.send(b"GET %b HTTP/1.1\r\nhost: %b\r\n\r\n" % (path, engine.host_header), b"")
         status, _ = await connection.head()
-        await connection.read_whole(_MAX_BODY)
+        body, _ = await connection.read_whole(limit)
         if connection.reusable:
             connection.busy = False
         else:
             self._drop(engine)
-        return status
+        return status, body
 
     def _drop(self, engine: Engine) -> None:
         connection = self._connections.pop(engine, None)
@@ -99,6 +118,14 @@ class Prober:
             connection.close()
 
     async def _watch(self, model: ServedModel, engine: Engine) -> None:
+        with_load = len(model.engines) > 1 and self._config.load == "metrics"
         while True:
             await asyncio.sleep(self._config.interval_s)
             await self.probe(model, engine)
+            if with_load and engine.reachable:
+                await self.ask_load(engine)
+
+
+def waiting_in(metrics: bytes) -> int:
+    """The requests that wait inside an engine, of all its parts, from the text of its `/metrics`."""
+    return round(sum(float(value) for value in _WAITING.findall(metrics)))

@@ -58,7 +58,48 @@ class Metrics:
             f"{_PREFIX}_tokens", "Tokens that the engines reported", ["model", "kind"], registry=registry
         )
         self._retries = Counter(
-            f"{_PREFIX}_retries", "Requests sent a second time before any answer", ["model"], registry=registry
+            f"{_PREFIX}_retries", "Further attempts of a request, before any answer", ["model"], registry=registry
+        )
+        self._retries_denied = Counter(
+            f"{_PREFIX}_retries_denied",
+            "Further attempts that the retry budget did not allow",
+            ["model"],
+            registry=registry,
+        )
+        self._refusals = Counter(
+            f"{_PREFIX}_refusals",
+            "Requests refused at once: queue_full, key_queue_full, wait_too_long",
+            ["model", "reason"],
+            registry=registry,
+        )
+        self._queue_wait = Histogram(
+            f"{_PREFIX}_queue_wait_seconds",
+            "How long those requests waited for a place that had to",
+            ["model"],
+            buckets=_FIRST,
+            registry=registry,
+        )
+        self._fallbacks = Counter(
+            f"{_PREFIX}_fallbacks",
+            "Requests for `model` that `answered_by` was asked for in its place",
+            ["model", "answered_by"],
+            registry=registry,
+        )
+        self._auto_choices = Counter(
+            f"{_PREFIX}_auto_choices", "Models chosen for requests that named `auto`", ["model"], registry=registry
+        )
+        self.ejections = Counter(
+            f"{_PREFIX}_ejections",
+            "Times that a replica was left out for failing while others answered",
+            ["model", "engine"],
+            registry=registry,
+        )
+        self.breaker_state = Gauge(
+            f"{_PREFIX}_breaker_state",
+            "0 closed, 1 half open, 2 open; the most that any instance says",
+            ["model", "engine"],
+            registry=registry,
+            multiprocess_mode="livemax",
         )
         self.in_flight = Gauge(
             f"{_PREFIX}_in_flight",
@@ -116,8 +157,28 @@ class Metrics:
         pair[1].inc(completion)
 
     def retried(self, model: str) -> None:
-        """Count a second attempt."""
+        """Count a further attempt."""
         self._retries.labels(model).inc()
+
+    def retry_denied(self, model: str) -> None:
+        """Count an attempt that the budget did not allow."""
+        self._retries_denied.labels(model).inc()
+
+    def refused(self, model: str, reason: str) -> None:
+        """Count a request that was not admitted; `reason` is one of the admission's."""
+        self._refusals.labels(model, reason).inc()
+
+    def queue_waited(self, model: str, seconds: float) -> None:
+        """Note how long a request waited for its place."""
+        self._queue_wait.labels(model).observe(seconds)
+
+    def fell_back(self, model: str, answered_by: str) -> None:
+        """Count a request that another model was asked for."""
+        self._fallbacks.labels(model, answered_by).inc()
+
+    def auto_chose(self, model: str) -> None:
+        """Count a choice."""
+        self._auto_choices.labels(model).inc()
 
     def exposition(self) -> tuple[bytes, str]:
         """The text for a scrape and its content type. Reads files: not for the event loop's thread."""

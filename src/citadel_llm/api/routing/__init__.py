@@ -1,0 +1,1 @@
+"""Where a request goes, and whether: decisions alone, without sockets; clocks and randomness are passed in."""

@@ -1,0 +1,114 @@
+"""Admission: places, a bounded queue, honest refusals."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from citadel_llm.api.routing.admission import Admission, Refused, cost_of
+
+
+def made(places: int = 2, queue: int = 4, per_key: int | None = None) -> Admission:
+    return Admission(places, queue, per_key, 5, asyncio.get_running_loop())
+
+
+def fill(admission: Admission, waiting: int, key: str = "a") -> list[asyncio.Future[None]]:
+    while admission.inside < admission.places:
+        assert admission.enter(key, 60.0) is None
+    turns = [admission.enter(key, 60.0) for _ in range(waiting)]
+    return [turn for turn in turns if turn is not None]
+
+
+async def test_given_free_places_when_a_request_comes_then_it_does_not_wait() -> None:
+    admission = made()
+    assert [admission.enter("a", 1.0), admission.enter("a", 1.0)] == [None, None]
+    assert admission.inside == 2
+
+
+async def test_given_a_full_model_when_one_leaves_then_the_first_who_waits_has_its_place() -> None:
+    admission = made()
+    first, second = fill(admission, 2)
+    admission.leave(0.1)
+    assert (first.done(), second.done(), admission.inside) == (True, False, 2)
+
+
+async def test_given_two_callers_when_places_become_free_then_they_take_turns() -> None:
+    admission = made(places=1, queue=20)
+    greedy = fill(admission, 4, "greedy")
+    modest = fill(admission, 1, "modest")[0]
+    admission.leave(0.1)
+    admission.leave(0.1)
+    assert modest.done()
+    assert [turn.done() for turn in greedy] == [True, False, False, False]
+
+
+async def test_given_a_full_queue_when_a_request_comes_then_it_is_refused_until_the_queue_will_have_drained() -> None:
+    admission = made(places=2, queue=4)
+    fill(admission, 4)
+    admission.leave(2.0)  # each place is held for 2 s: one request a second
+    fill(admission, 1)
+    with pytest.raises(Refused) as refused:
+        admission.enter("a", 60.0)
+    assert refused.value.reason == "queue_full"
+    assert refused.value.retry_after_s == 5  # four that wait and the newcomer
+
+
+async def test_given_nothing_measured_when_refused_then_the_configured_pause_is_told() -> None:
+    admission = made(queue=1)
+    fill(admission, 1)
+    with pytest.raises(Refused) as refused:
+        admission.enter("a", 60.0)
+    assert refused.value.retry_after_s == 5
+
+
+async def test_given_a_bound_for_each_caller_when_one_reaches_it_then_others_still_find_room() -> None:
+    admission = made(queue=10, per_key=2)
+    fill(admission, 2)
+    with pytest.raises(Refused, match="key_queue_full"):
+        admission.enter("a", 60.0)
+    assert admission.enter("b", 60.0) is not None
+
+
+async def test_given_a_wait_longer_than_the_callers_patience_when_it_comes_then_it_is_refused_at_once() -> None:
+    admission = made(places=1, queue=100)
+    fill(admission, 3)
+    admission.leave(1.0)
+    assert admission.expected_wait_s("a") == pytest.approx(3.0)
+    with pytest.raises(Refused) as refused:
+        admission.enter("a", 2.5)
+    assert refused.value.reason == "wait_too_long"
+    assert admission.enter("a", 3.5) is not None
+
+
+async def test_given_one_who_waits_when_it_gives_up_then_its_place_in_the_queue_is_free() -> None:
+    admission = made(queue=1)
+    (turn,) = fill(admission, 1)
+    turn.cancel()
+    admission.forget("a", turn)
+    assert admission.waiting == 0
+    admission.leave(0.1)
+    assert admission.inside == 1
+
+
+async def test_given_one_who_gives_up_just_when_its_turn_comes_then_the_place_goes_on() -> None:
+    admission = made(places=1)
+    first, second = fill(admission, 2)
+    admission.leave(0.1)
+    admission.forget("a", first)  # its turn had come, and its request was interrupted before it saw that
+    assert second.done()
+    admission.leave(0.1)
+    assert admission.inside == 0
+
+
+async def test_unanswered_requests_do_not_count_as_fast_ones() -> None:
+    admission = made()
+    fill(admission, 0)
+    admission.leave(1.0)
+    admission.leave(None)
+    assert admission.rate_per_s == 2.0
+
+
+@pytest.mark.parametrize(("size", "cost"), [(0, 1), (4095, 1), (4096, 2), (94_000, 23), (8 << 20, 64)])
+def test_a_large_request_counts_for_more(size: int, cost: int) -> None:
+    assert cost_of(size) == cost
