@@ -105,7 +105,7 @@ def reshape(status: int, body: bytes, retry_after_s: int) -> ApiError:
     """An engine's own error as ours: its words where it spoke OpenAI's shape, else a plain statement."""
     try:
         said = _engine_answer.decode(body).error
-    except msgspec.MsgspecError:
+    except (ValueError, RecursionError):  # not JSON, not UTF-8, or nested without end
         said = _EngineError()
     message = said.message or f"The model answered with HTTP status {status}."
     code = said.code if isinstance(said.code, str) else said.type

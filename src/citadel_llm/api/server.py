@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import signal
 import socket
@@ -11,12 +12,10 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from citadel_llm import __version__
-from citadel_llm.api.errors import ApiError, error_body
 from citadel_llm.api.gateway import Gateway
-from citadel_llm.api.middleware.correlation import new_request_id
+from citadel_llm.api.protocol import bounded_protocol
 from citadel_llm.api.state import GatewayState
 from citadel_llm.utils.config import Config
 from citadel_llm.utils.logging import LogWriter, StdlibHandler
@@ -25,20 +24,6 @@ from citadel_llm.utils.monitoring import Notifier
 __all__ = ["serve"]
 
 _POLL_S = 0.05
-
-
-class _Protocol(HttpToolsProtocol):
-    """uvicorn's, except that what is not HTTP at all is refused in our shape too."""
-
-    def send_400_response(self, msg: str) -> None:
-        """Called by uvicorn where a request can't be parsed."""
-        request_id = new_request_id()
-        body = error_body(ApiError(400, "invalid_http", msg), request_id)
-        self.transport.write(
-            b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
-            b"x-request-id: %b\r\ncontent-length: %d\r\n\r\n%b" % (request_id.encode(), len(body), body)
-        )
-        self.transport.close()
 
 
 class _Server(uvicorn.Server):
@@ -106,7 +91,7 @@ async def serve(
     state = make_state()
     options = uvicorn.Config(
         Gateway(state),
-        http=_Protocol,
+        http=bounded_protocol(config.timeouts.body_s, config.timeouts.chunk_s),
         ws="none",
         lifespan="off",
         interface="asgi3",
@@ -114,8 +99,8 @@ async def serve(
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_keep_alive=int(config.server.keepalive_s),
-        timeout_graceful_shutdown=int(config.server.shutdown_s),
+        timeout_keep_alive=math.ceil(config.server.keepalive_s),
+        timeout_graceful_shutdown=math.ceil(config.server.shutdown_s),
         backlog=2048,
     )
     await state.start()

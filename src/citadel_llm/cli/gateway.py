@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the configuration file (default: $CITADEL_CONFIG, else %(default)s)",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on without systemd")
-    parser.add_argument("--port", type=int, default=8000, help="port to listen on without systemd; 0 picks one")
+    parser.add_argument("--port", type=_port, default=8000, help="port to listen on without systemd; 0 picks one")
     parser.add_argument("--instance", default="1", help="this instance's name in logs and metrics")
     parser.set_defaults(run=run)
 
@@ -69,11 +69,19 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"citadel: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"citadel: can't listen on {arguments.host}:{arguments.port}: {error.strerror}", file=sys.stderr)
+        what = error.filename or f"can't listen on {arguments.host}:{arguments.port}"
+        print(f"citadel: {what}: {error.strerror}", file=sys.stderr)
         return 1
     finally:
         log.close()
     return 0
+
+
+def _port(text: str) -> int:
+    port = int(text) if text.isascii() and text.isdigit() else -1
+    if not 0 <= port <= 65_535:
+        raise argparse.ArgumentTypeError(f"expected a port of 0 to 65535, got {text}")
+    return port
 
 
 def _listen(host: str, port: int) -> socket.socket:

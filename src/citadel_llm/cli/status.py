@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import http.client
 import json
 import os
 import sys
@@ -39,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     except ConfigError as error:
         print(f"citadel: {error}\nName the gateway with --url.", file=sys.stderr)
         return 1
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         print(
             f"citadel: no answer from {url}: {reason}\nOn the server, see `systemctl status 'citadel-gateway*'`.",
@@ -61,7 +62,7 @@ def _ask(url: str) -> dict[str, Any]:
             raise
         body = error.read()
     health = json.loads(body)
-    if not isinstance(health, dict) or "models" not in health:
+    if not isinstance(health, dict) or not isinstance(health.get("models"), dict) or "status" not in health:
         raise ValueError("the answer is not a Citadel gateway's")
     return health
 

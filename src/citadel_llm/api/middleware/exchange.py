@@ -58,6 +58,7 @@ class Exchange:
         "started",
         "status",
         "stream",
+        "takes_events",
     )
 
     def __init__(self, request_id: str, receive: Receive, began: float, timeouts: Timeouts) -> None:
@@ -74,6 +75,7 @@ class Exchange:
         self.status = 0
         self.started = False
         self.stream = False
+        self.takes_events = False  # an error can still be told, as the last event of the stream
         self.retries = 0
         self.first_token_at = 0.0
         self.prompt_tokens: int | None = None

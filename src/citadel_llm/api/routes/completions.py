@@ -73,9 +73,11 @@ class Completions:
             error = self._unexpected(exchange, failure)
         finally:
             state.sweeper.discard(exchange)
-            if error is not None:
-                await self._fail(exchange, error, send)
-            self._finish(exchange, scope, error)
+            try:
+                if error is not None:
+                    await self._fail(exchange, error, send)
+            finally:
+                self._finish(exchange, scope, error)
 
     async def _read(self, exchange: Exchange, receive: Receive, length: bytes | None) -> bytes:
         limit = self._state.config.limits.body_bytes
@@ -86,12 +88,12 @@ class Completions:
         if message.get("more_body"):
             pieces, size = [body], len(body)
             while message.get("more_body"):
+                if size > limit:
+                    raise _too_large(limit)
                 message = await receive()
                 piece = message.get("body", b"")
                 pieces.append(piece)
                 size += len(piece)
-                if size > limit:
-                    raise _too_large(limit)
             body = b"".join(pieces)
         if message["type"] == "http.disconnect":
             raise CallerGone("the caller hung up before its request was complete")
@@ -106,7 +108,7 @@ class Completions:
             request = _request.decode(body)
         except msgspec.ValidationError as failure:
             raise _invalid(failure) from failure
-        except msgspec.DecodeError as failure:
+        except (ValueError, RecursionError) as failure:  # msgspec's own, or a text that is not UTF-8, or a deep nesting
             raise ApiError(400, "invalid_json", f"The body is not valid JSON: {failure}") from failure
         model = state.models.get(request.model)
         if model is None:
@@ -146,9 +148,9 @@ class Completions:
             exchange.status = 499
             return
         if exchange.started:
-            # The status line has gone out: a stream gets an error event, and anything else is
-            # cut off, which the server does with an answer that is left incomplete.
-            if exchange.stream:
+            # The status line has gone out: a stream gets an error event, unless its length was promised,
+            # and anything else is cut off, which the server does with an answer that is left incomplete.
+            if exchange.takes_events:
                 event = error_event(error, exchange.request_id)
                 await send({"type": "http.response.body", "body": event, "more_body": False})
             exchange.status = error.status

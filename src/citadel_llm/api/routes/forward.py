@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections import deque
 from time import monotonic
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from citadel_llm.api.errors import ApiError, Headers, reshape
 from citadel_llm.api.middleware.asgi import Send
@@ -20,6 +21,7 @@ __all__ = ["Forwarder"]
 
 _WHOLE_BYTES = 4 << 20
 _ERROR_BYTES = 1 << 16
+_TAIL_BYTES = 1 << 12  # of a stream: more than its last events, of which one says how many tokens there were
 
 # Headers that end at a hop, and those that this server sets itself.
 _NOT_FORWARDED = frozenset(
@@ -39,9 +41,12 @@ _NOT_FORWARDED = frozenset(
 )
 
 
+type _Tokens = Annotated[int, Meta(ge=0, le=1 << 40)]
+
+
 class _Usage(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    prompt_tokens: _Tokens = 0
+    completion_tokens: _Tokens = 0
 
 
 class _Answer(msgspec.Struct):
@@ -160,6 +165,8 @@ class Forwarder:
         headers: Headers,
         send: Send,
     ) -> None:
+        if not 200 <= status < 600:
+            raise BadResponse(f"status {status}")
         if status >= 400:
             said, _ = await connection.read_whole(_ERROR_BYTES)
             raise reshape(status, said, self._state.config.limits.retry_after_s)
@@ -170,6 +177,7 @@ class Forwarder:
             out.append((b"connection", b"close"))
         start = {"type": "http.response.start", "status": status, "headers": out}
         if exchange.stream:
+            exchange.takes_events = connection.content_length is None
             exchange.status = status
             exchange.started = True
             await send(start)
@@ -189,23 +197,23 @@ class Forwarder:
 
     async def _stream(self, exchange: Exchange, connection: Connection, send: Send) -> None:
         chunk_s = self._timeouts.chunk_s
-        tail: deque[bytes] = deque(maxlen=4)
+        tail = b""
         exchange.expect(Phase.CHUNK, monotonic() + chunk_s)
         while piece := await connection.read():
             at = monotonic()
             if not exchange.first_token_at:
                 exchange.first_token_at = at
-            tail.append(piece)
+            tail = (tail + piece)[-_TAIL_BYTES:]
             exchange.expect(Phase.CALLER, at + chunk_s)
             await send({"type": "http.response.body", "body": piece, "more_body": True})
             exchange.expect(Phase.CHUNK, at + chunk_s)
-        self._note_stream_usage(exchange, b"".join(tail))
+        self._note_stream_usage(exchange, tail)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def _note_usage(self, exchange: Exchange, body: bytes) -> None:
         try:
             usage = _answer.decode(body).usage
-        except msgspec.MsgspecError:
+        except (ValueError, RecursionError):  # whatever it is, it is the caller's to read
             return
         if usage is not None:
             exchange.prompt_tokens = usage.prompt_tokens

@@ -98,9 +98,9 @@ class Connection(asyncio.Protocol):
     def send(self, head: bytes, body: bytes) -> None:
         """Write a request: `head` with its final blank line, then `body`."""
         transport = self._transport
+        self._reset()  # first of all: what the last exchange left must not speak for this one
         if self.closed or transport is None or transport.is_closing():
             raise ConnectionLost("the connection was closed while idle")
-        self._reset()
         self.busy = True
         self.uses += 1
         if len(body) < HIGH_WATER:
