@@ -155,8 +155,8 @@ class Manager:
 
 
 @contextlib.asynccontextmanager
-async def running_gateway(folder, *, models, environ=None, wait_up=True, **sections):
-    """A gateway in this process, from its readiness to its orderly end."""
+async def running_gateway(folder, *, models, environ=None, wait_up=True, sockets=(), **sections):
+    """A gateway in this process, from its readiness to its orderly end; it serves on `sockets` too."""
     config = load_config(write_config(folder, models, **sections))
     gateway = Gateway(folder, folder / "gateway.log")
     sock = listening_socket()
@@ -177,7 +177,7 @@ async def running_gateway(folder, *, models, environ=None, wait_up=True, **secti
                 version=__version__,
             )
 
-        task = asyncio.create_task(serve(make_state, config, [sock], notifier, log))
+        task = asyncio.create_task(serve(make_state, config, [sock, *sockets], notifier, log))
         try:
             await until(lambda: task.done() or manager.heard("READY=1"), what="the gateway is ready")
             yield gateway

@@ -19,7 +19,7 @@ import msgspec
 import yaml
 from msgspec import Meta
 
-__all__ = ["Config", "ConfigError", "Limits", "Model", "Timeouts", "Upstream", "load_config", "parse_config"]
+__all__ = ["Config", "ConfigError", "Limits", "Model", "Timeouts", "Tls", "Upstream", "load_config", "parse_config"]
 
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
@@ -69,6 +69,14 @@ class Auth(_Section, frozen=True, kw_only=True):
 
     keys_file: str
     public_model_list: bool = True
+
+
+class Tls(_Section, frozen=True, kw_only=True):
+    """HTTPS: the listening socket of this port speaks TLS. Both files are read at the start and on each reload."""
+
+    port: Port = 8443
+    certificate_file: str  # PEM: the server's certificate, then what signed it
+    key_file: str  # PEM, without a passphrase
 
 
 class Server(_Section, frozen=True, kw_only=True):
@@ -124,6 +132,7 @@ class Config(_Section, frozen=True, kw_only=True):
     auth: Auth
     models: Annotated[dict[str, Model], Meta(min_length=1)]
     server: Server = msgspec.field(default_factory=Server)
+    tls: Tls | None = None
     limits: Limits = msgspec.field(default_factory=Limits)
     timeouts: Timeouts = msgspec.field(default_factory=Timeouts)
     probe: Probe = msgspec.field(default_factory=Probe)
