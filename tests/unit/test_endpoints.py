@@ -48,6 +48,7 @@ async def test_the_models_are_listed_in_openais_shape_with_their_state(gateway):
         "display_name": "Phi-3 Mini",
         "max_model_len": 4096,
         "state": "up",
+        "aliases": [],
     }
     assert (second["id"], second["display_name"], second["max_model_len"]) == ("lab/hermes-2", "lab/hermes-2", None)
     assert (second["owned_by"], second["state"]) == ("citadel", "starting")
