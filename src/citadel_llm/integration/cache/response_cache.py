@@ -5,7 +5,7 @@
         ...                                  # the very bytes that were sent before, in the same pieces
     cache.put(plan.key, Stored.of(...))      # not awaited
 
-**The key** is a keyed BLAKE2b over the caller's name, the path, the model that answers, its version and the canonical
+**The key** is an HMAC over the caller's name, the path, the model that answers, its version and the canonical
 request; who may list Redis's keys can't test guesses of a prompt on them. Callers never see each other's answers.
 
 **The canonical request** is the parsed body, keys sorted, without the fields in `IGNORED`, which change nothing in an
@@ -24,7 +24,7 @@ which is kept.
 from __future__ import annotations
 
 import asyncio
-import hashlib
+import hmac
 from collections.abc import Callable, Iterable
 from time import monotonic, time
 from typing import Any, NamedTuple
@@ -68,6 +68,7 @@ class Stored(msgspec.Struct, frozen=True, array_like=True):
 
 
 _encoder = msgspec.msgpack.Encoder()
+_sorted = msgspec.msgpack.Encoder(order="sorted")
 _decoder = msgspec.msgpack.Decoder(Stored)
 
 
@@ -104,7 +105,7 @@ def complete(pieces: list[bytes], *, stream: bool) -> bool:
     if not stream:
         try:
             return bool(_choices.decode(b"".join(pieces)).choices)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeDecodeError):
             return False
     body = b"".join(pieces)
     return body.endswith((b"data: [DONE]\n\n", b"data: [DONE]\r\n\r\n")) and b'data: {"error"' not in body
@@ -149,17 +150,19 @@ class ResponseCache:
                 opted_in = True
         try:
             request = msgspec.json.decode(body)
-        except msgspec.MsgspecError:  # stricter than the look that let it in; the engine will say what is wrong
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # the look that let it in saw less
             return None
         if not isinstance(request, dict) or (_names_remote(request) and not opted_in):
             return None
         canonical = {field: value for field, value in request.items() if field not in IGNORED}
         canonical["model"] = model
         canonical["stream"] = bool(canonical.get("stream"))
-        # A list of texts, so that no two different requests spell the same bytes.
-        text = msgspec.json.encode([_FORM, caller, path, model, version, canonical], order="sorted")
-        secret = credentials.password.encode()[:64]
-        digest = hashlib.blake2b(text, key=secret, digest_size=24, person=b"citadel-answer").hexdigest()
+        try:
+            # A tagged form: no two different requests are the same bytes. Integers have at most 64 bits in it.
+            text = _sorted.encode([_FORM, caller, path, model, version, canonical])
+        except OverflowError:
+            return None
+        digest = hmac.digest(credentials.password.encode(), text, "sha256").hex()
         return Plan(self._prefix + digest.encode("ascii"), read)
 
     async def get(self, key: bytes) -> Stored | None:
