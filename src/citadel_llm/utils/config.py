@@ -19,7 +19,7 @@ import msgspec
 import yaml
 from msgspec import Meta
 
-__all__ = ["Config", "ConfigError", "Limits", "Model", "Timeouts", "Upstream", "load_config", "parse_config"]
+__all__ = ["Cache", "Config", "ConfigError", "Limits", "Model", "Timeouts", "Upstream", "load_config", "parse_config"]
 
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
@@ -62,6 +62,19 @@ class Probe(_Section, frozen=True, kw_only=True):
     interval_s: Seconds = 1.0
     timeout_s: Seconds = 2.0
     failures: Count = 3  # unanswered probes in a row before an engine counts as down; a refusal counts at once
+
+
+class Cache(_Section, frozen=True, kw_only=True):
+    """Answers that are asked for again: which, citadel_llm/integration/cache/response_cache.py says."""
+
+    enabled: bool = False
+    socket: str = "/run/citadel-redis/redis.sock"
+    credentials_file: str = "/opt/citadel/config/secrets/redis-gateway.json"
+    ttl_s: Seconds = 3600.0  # an answer is kept for so long
+    max_answer_bytes: Annotated[int, Meta(ge=1024, le=4 << 20)] = 256 << 10  # larger ones are not kept
+    timeout_ms: Annotated[float, Meta(gt=0, le=1000)] = 20.0  # Redis answers within this, or is done without
+    max_in_flight: Count = 1024  # calls to Redis at once
+    single_flight: bool = True  # identical requests at the same time are answered by one call
 
 
 class Auth(_Section, frozen=True, kw_only=True):
@@ -116,6 +129,7 @@ class Model(_Section, frozen=True, kw_only=True):
     owned_by: str = "citadel"
     max_tokens: Count | None = None  # the context, in tokens
     concurrency: Count | None = None  # requests at once from this instance
+    version: str = ""  # what its answers depend on, beside its name; another one finds no cached answer
 
 
 class Config(_Section, frozen=True, kw_only=True):
@@ -127,6 +141,7 @@ class Config(_Section, frozen=True, kw_only=True):
     limits: Limits = msgspec.field(default_factory=Limits)
     timeouts: Timeouts = msgspec.field(default_factory=Timeouts)
     probe: Probe = msgspec.field(default_factory=Probe)
+    cache: Cache = msgspec.field(default_factory=Cache)
     created: int = 0  # Unix seconds; not of the file's text but its age, shown in /v1/models
 
     def __post_init__(self) -> None:

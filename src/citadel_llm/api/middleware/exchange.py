@@ -43,6 +43,7 @@ class Exchange:
         "_watcher",
         "began",
         "body_read",
+        "cache",
         "caller",
         "completion_tokens",
         "deadline",
@@ -71,6 +72,7 @@ class Exchange:
         self.caller = ""
         self.model = ""
         self.engine = ""
+        self.cache = "bypass"  # what came of looking for a kept answer
         self.status = 0
         self.started = False
         self.stream = False
@@ -81,6 +83,12 @@ class Exchange:
         self._receive = receive
         self._task = asyncio.current_task()
         self._watcher: asyncio.Task[None] | None = None
+
+    def detached(self, timeouts: Timeouts) -> Exchange:
+        """The same request, for work in the current task that may outlive its caller."""
+        other = Exchange(self.request_id, self._receive, monotonic(), timeouts)
+        other.caller, other.model, other.stream = self.caller, self.model, self.stream
+        return other
 
     def expect(self, phase: str, deadline: float) -> None:
         """From now on wait for `phase`, until `deadline` on the monotonic clock."""

@@ -180,7 +180,7 @@ class ResponseCache:
             stored = _decoder.decode(value)
         except msgspec.MsgspecError:
             return None
-        return stored if stored.form == _FORM else None
+        return stored if stored.form == _FORM and stored.pieces else None
 
     def put(self, key: bytes, content_type: bytes, pieces: list[bytes]) -> None:
         """Keep an answer, if Redis will have it; nobody waits for that."""

@@ -125,7 +125,7 @@ class Reader:
     """Reads a flight at its own pace."""
 
     def __init__(self, flight: Flight) -> None:
-        self._flight = flight
+        self.flight = flight
         self._at = 0
         self._waiter: asyncio.Future[None] | None = None
 
@@ -139,14 +139,14 @@ class Reader:
 
     async def head(self) -> Any:
         """The answer's beginning. Raises the call's failure."""
-        flight = self._flight
+        flight = self.flight
         while flight._head is None:
             await self._more()
         return flight._head
 
     async def read(self) -> bytes:
         """The next piece as it was put, `b""` at the end. Raises the call's failure."""
-        flight = self._flight
+        flight = self.flight
         while self._at >= flight._dropped + len(flight._pieces):
             if flight.done and flight.failure is None:
                 return b""
@@ -158,11 +158,11 @@ class Reader:
 
     def close(self) -> None:
         """Leave; the last to leave ends the call."""
-        self._flight._left(self)
+        self.flight._left(self)
 
     async def _more(self) -> None:
-        if self._flight.done:
-            raise self._flight.failure or Aborted("the call ended without an answer")
+        if self.flight.done:
+            raise self.flight.failure or Aborted("the call ended without an answer")
         self._waiter = asyncio.get_running_loop().create_future()
         try:
             await self._waiter
