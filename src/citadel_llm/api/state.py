@@ -9,6 +9,7 @@ from citadel_llm.api.middleware.exchange import Sweeper
 from citadel_llm.api.upstream.engine import Engine
 from citadel_llm.api.upstream.model import ServedModel, build_models
 from citadel_llm.api.upstream.prober import Prober
+from citadel_llm.integration.cache.build import build_cache, build_flights
 from citadel_llm.integration.metrics import Metrics
 from citadel_llm.utils.config import Config, ConfigError
 from citadel_llm.utils.keys import KeyRing
@@ -42,6 +43,8 @@ class GatewayState:
         self._loop = asyncio.get_running_loop()
         self.models = build_models(config, self._loop)
         self.prober = Prober(self.models.values(), config.probe, self._engine_changed)
+        self.cache = build_cache(config.cache, metrics.cache, self._cache_changed)
+        self.flights = build_flights(config.cache)
         self.sweeper = Sweeper(config.limits.retry_after_s, self._tick)
         self._gauges = [
             (model, metrics.in_flight.labels(name), metrics.queued.labels(name)) for name, model in self.models.items()
@@ -53,12 +56,16 @@ class GatewayState:
             for engine in model.engines:
                 self.metrics.engine_up.labels(model.name, engine.url).set(0)
         self.sweeper.start(self._loop)
+        if self.cache is not None:
+            self.cache.redis.start()
         await self.prober.start()
 
     async def stop(self) -> None:
         """End the watching and close what is open."""
         self.sweeper.stop()
         await self.prober.stop()
+        if self.cache is not None:
+            await self.cache.redis.stop()
         for model in self.models.values():
             for engine in model.engines:
                 engine.close_idle()
@@ -78,6 +85,10 @@ class GatewayState:
         """A request found that the engine does not take connections."""
         if engine.seen_down(error):
             self._engine_changed(model, engine)
+
+    def _cache_changed(self, up: bool, reason: str) -> None:
+        self.metrics.cache.up.set(int(up))
+        self.log.event("info" if up else "warning", "cache_state", up=up, error=reason or None)
 
     def _tick(self) -> None:
         self.prober.look_at_markers()

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import traceback
+from functools import partial
 from time import monotonic
+from typing import Any
 
 import msgspec
 
@@ -17,6 +19,7 @@ from citadel_llm.api.middleware.asgi import Receive, Scope, Send
 from citadel_llm.api.middleware.auth import authenticate
 from citadel_llm.api.middleware.correlation import new_request_id, sane_request_id
 from citadel_llm.api.middleware.exchange import CallerGone, Exchange, Phase
+from citadel_llm.api.routes.cached import CachedAnswers
 from citadel_llm.api.routes.forward import Forwarder
 from citadel_llm.api.state import GatewayState
 from citadel_llm.api.upstream.gate import QueueFull
@@ -30,6 +33,8 @@ class _Request(msgspec.Struct):
 
     model: str
     stream: bool | None = None
+    temperature: Any = None
+    seed: Any = None
 
 
 _request = msgspec.json.Decoder(_Request)
@@ -42,6 +47,8 @@ class Completions:
         self._state = state
         self._path = path
         self._forwarder = Forwarder(state, path)
+        cache = state.cache
+        self._cached = None if cache is None else CachedAnswers(cache, state.flights, state, path)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one POST."""
@@ -62,7 +69,7 @@ class Completions:
         try:
             exchange.caller = authenticate(state.keys, authorization)
             body = await self._read(exchange, receive, length)
-            await self._serve(exchange, body, send, given_id=request_id is not None)
+            await self._serve(exchange, scope, body, send, given_id=request_id is not None)
         except asyncio.CancelledError:
             error = exchange.recovered()
             if error is None:
@@ -100,19 +107,28 @@ class Completions:
         exchange.body_read = True
         return body
 
-    async def _serve(self, exchange: Exchange, body: bytes, send: Send, *, given_id: bool) -> None:
+    async def _serve(self, exchange: Exchange, scope: Scope, body: bytes, send: Send, *, given_id: bool) -> None:
         state = self._state
         try:
             request = _request.decode(body)
         except msgspec.ValidationError as failure:
             raise _invalid(failure) from failure
-        except msgspec.DecodeError as failure:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as failure:
             raise ApiError(400, "invalid_json", f"The body is not valid JSON: {failure}") from failure
         model = state.models.get(request.model)
         if model is None:
             raise unknown_model(request.model, state)
         exchange.model = model.name
         exchange.stream = bool(request.stream)
+        cached, headers = self._cached, scope["headers"]
+        if cached is not None and cached.wants(request.temperature, request.seed, headers):
+            answer = partial(self._answer, model, body, given_id)
+            await cached.serve(exchange, model.config.version, headers, body, send, answer)
+        else:
+            await self._answer(model, body, given_id, exchange, send)
+
+    async def _answer(self, model: ServedModel, body: bytes, given_id: bool, exchange: Exchange, send: Send) -> None:
+        """Answer by an engine."""
         if model.pick() is None:
             raise self._forwarder.unavailable(model)
         await self._enter(exchange, model)
@@ -206,6 +222,7 @@ class Completions:
             caller=exchange.caller or None,
             client=client[0] if client else None,
             stream=exchange.stream,
+            cache=exchange.cache,
             prompt_tokens=exchange.prompt_tokens,
             completion_tokens=exchange.completion_tokens,
             retries=exchange.retries,

@@ -166,6 +166,7 @@ class Forwarder:
         out = [pair for pair in headers if pair[0] not in _NOT_FORWARDED]
         out.append((b"x-request-id", exchange.request_id.encode("ascii")))
         out.append((b"x-citadel-model", model.header))
+        out.append((b"x-citadel-cache", b"bypass"))  # where it is not, who asked says so
         if self._state.draining:
             out.append((b"connection", b"close"))
         start = {"type": "http.response.start", "status": status, "headers": out}
