@@ -10,6 +10,7 @@ from citadel_llm.api.middleware.exchange import Sweeper
 from citadel_llm.api.upstream.engine import Engine
 from citadel_llm.api.upstream.model import ServedModel, build_models
 from citadel_llm.api.upstream.prober import Prober
+from citadel_llm.integration.cache.build import build_cache, build_flights
 from citadel_llm.integration.metrics import Metrics
 from citadel_llm.utils.config import Config, ConfigError
 from citadel_llm.utils.keys import KeyRing
@@ -45,6 +46,8 @@ class GatewayState:
         self.rng = rng or Random()  # noqa: S311 — chooses replicas, not secrets
         self.models = build_models(config, self._loop, self, self.rng)
         self.prober = Prober(self.models.values(), config.probe, self._engine_changed)
+        self.cache = build_cache(config.cache, metrics.cache, self._cache_changed)
+        self.flights = build_flights(config.cache)
         self.sweeper = Sweeper(config.limits.retry_after_s, self._tick)
         self._gauges = [
             (model, metrics.in_flight.labels(name), metrics.queued.labels(name)) for name, model in self.models.items()
@@ -57,12 +60,16 @@ class GatewayState:
                 self.metrics.engine_up.labels(model.name, engine.url).set(0)
                 self.metrics.breaker_state.labels(model.name, engine.url).set(engine.breaker.state)
         self.sweeper.start(self._loop)
+        if self.cache is not None:
+            self.cache.redis.start()
         await self.prober.start()
 
     async def stop(self) -> None:
         """End the watching and close what is open."""
         self.sweeper.stop()
         await self.prober.stop()
+        if self.cache is not None:
+            await self.cache.redis.stop()
         for model in self.models.values():
             for engine in model.engines:
                 engine.close_idle()
@@ -92,6 +99,10 @@ class GatewayState:
         """A replica is left out for a while."""
         self.metrics.ejections.labels(model.name, engine.url).inc()
         self.log.event("warning", "engine_ejected", model=model.name, engine=engine.url, pause_s=round(pause_s, 3))
+
+    def _cache_changed(self, up: bool, reason: str) -> None:
+        self.metrics.cache.up.set(int(up))
+        self.log.event("info" if up else "warning", "cache_state", up=up, error=reason or None)
 
     def _tick(self) -> None:
         self.prober.look_at_markers()

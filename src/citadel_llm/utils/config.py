@@ -24,6 +24,7 @@ __all__ = [
     "Auto",
     "Balance",
     "Breaker",
+    "Cache",
     "Config",
     "ConfigError",
     "Ejection",
@@ -154,6 +155,19 @@ class Auto(_Section, frozen=True, kw_only=True):
     answer_tokens: Count = 256  # where the request names no max_tokens
 
 
+class Cache(_Section, frozen=True, kw_only=True):
+    """Answers that are asked for again: which, citadel_llm/integration/cache/response_cache.py says."""
+
+    enabled: bool = False
+    socket: str = "/run/citadel-redis/redis.sock"
+    credentials_file: str = "/opt/citadel/config/secrets/redis-gateway.json"
+    ttl_s: Seconds = 3600.0  # an answer is kept for so long
+    max_answer_bytes: Annotated[int, Meta(ge=1024, le=4 << 20)] = 256 << 10  # larger ones are not kept
+    timeout_ms: Annotated[float, Meta(gt=0, le=1000)] = 20.0  # Redis answers within this, or is done without
+    max_in_flight: Count = 1024  # calls to Redis at once
+    single_flight: bool = True  # identical requests at the same time are answered by one call
+
+
 class Auth(_Section, frozen=True, kw_only=True):
     """Who may call. The file holds SHA-256 digests of the keys, never keys."""
 
@@ -228,6 +242,7 @@ class Model(_Section, frozen=True, kw_only=True):
     fallback: list[str] = msgspec.field(default_factory=list)  # models that answer where this one can't, in order
     size_gb: Annotated[float, Meta(gt=0, le=100_000)] | None = None  # of the weights; `auto` takes the smallest
     features: list[Feature] = msgspec.field(default_factory=list)  # beyond text, for `auto`
+    version: str = ""  # what its answers depend on, beside its name; another one finds no cached answer
 
 
 class Config(_Section, frozen=True, kw_only=True):
@@ -246,6 +261,7 @@ class Config(_Section, frozen=True, kw_only=True):
     retry: Retry = msgspec.field(default_factory=Retry)
     auto: Auto = msgspec.field(default_factory=Auto)
     aliases: dict[str, str] = msgspec.field(default_factory=dict)  # other names of models
+    cache: Cache = msgspec.field(default_factory=Cache)
     created: int = 0  # Unix seconds; not of the file's text but its age, shown in /v1/models
 
     def __post_init__(self) -> None:

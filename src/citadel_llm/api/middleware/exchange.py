@@ -52,6 +52,7 @@ class Exchange:
         "_watcher",
         "began",
         "body_read",
+        "cache",
         "caller",
         "completion_tokens",
         "deadline",
@@ -87,6 +88,7 @@ class Exchange:
         self.caller = ""
         self.model = ""
         self.engine = ""
+        self.cache = "bypass"  # what came of looking for a kept answer
         self.status = 0
         self.started = False
         self.stream = False
@@ -112,6 +114,13 @@ class Exchange:
         if self.explanation is not None:
             found.append((b"x-citadel-route", self.explanation.header()))
         return found
+
+    def detached(self, timeouts: Timeouts) -> Exchange:
+        """The same request, for work in the current task that may outlive its caller."""
+        other = Exchange(self.request_id, self._receive, monotonic(), timeouts)
+        other.caller, other.model, other.stream = self.caller, self.model, self.stream
+        other.given_id = self.given_id
+        return other
 
     def expect(self, phase: str, deadline: float) -> None:
         """From now on wait for `phase`, until `deadline` on the monotonic clock."""

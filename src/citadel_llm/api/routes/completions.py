@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import re
 import traceback
+from functools import partial
 from time import monotonic
+from typing import Any
 
 import msgspec
 
@@ -18,6 +20,7 @@ from citadel_llm.api.middleware.asgi import Receive, Scope, Send
 from citadel_llm.api.middleware.auth import authenticate
 from citadel_llm.api.middleware.correlation import new_request_id, sane_request_id
 from citadel_llm.api.middleware.exchange import CallerGone, Exchange, Phase
+from citadel_llm.api.routes.cached import CachedAnswers
 from citadel_llm.api.routes.forward import Forwarder, Unanswered
 from citadel_llm.api.routes.kinds import ENDPOINTS, check_kind
 from citadel_llm.api.routes.limits import asks_too_much, check_max_tokens
@@ -41,6 +44,8 @@ class _Request(msgspec.Struct):
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     max_output_tokens: int | None = None
+    temperature: Any = None
+    seed: Any = None
 
 
 _request = msgspec.json.Decoder(_Request)
@@ -55,6 +60,8 @@ class Completions:
         self._endpoint = ENDPOINTS[path]
         self._forwarder = Forwarder(state, path)
         self._resolver = Resolver(state, interchangeable=self._endpoint.streams)
+        cache = state.cache
+        self._cached = None if cache is None else CachedAnswers(cache, state.flights, state, path)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one POST."""
@@ -71,7 +78,7 @@ class Completions:
             if deadline is not None:
                 exchange.limit(_milliseconds(deadline))
             body = await self._read(exchange, receive, length)
-            await self._serve(exchange, body, send, session=session)
+            await self._serve(exchange, scope, body, send, session=session)
         except asyncio.CancelledError:
             error = exchange.recovered()
             if error is None:
@@ -111,7 +118,7 @@ class Completions:
         exchange.body_read = True
         return body
 
-    async def _serve(self, exchange: Exchange, body: bytes, send: Send, *, session: bytes | None) -> None:
+    async def _serve(self, exchange: Exchange, scope: Scope, body: bytes, send: Send, *, session: bytes | None) -> None:
         try:
             request = _request.decode(body)
         except msgspec.ValidationError as failure:
@@ -126,8 +133,30 @@ class Completions:
         exchange.model = model.name
         check_kind(self._path, model, self._state.models)
         check_max_tokens(request, model)
+        answer = partial(self._answer, chain, request, body, session)
+        cached, headers = self._cached, scope["headers"]
+        # Who wants the decision explained wants it made.
+        if (
+            cached is not None
+            and exchange.explanation is None
+            and cached.wants(request.temperature, request.seed, headers)
+        ):
+            await cached.serve(exchange, model.config.version, headers, body, send, answer)
+        else:
+            await answer(exchange, send)
+
+    async def _answer(
+        self,
+        chain: tuple[ServedModel, ...],
+        request: _Request,
+        body: bytes,
+        session: bytes | None,
+        exchange: Exchange,
+        send: Send,
+    ) -> None:
+        """Answer by the first model of the chain, else by the next that can."""
         try:
-            await self._ask(exchange, model, request.model, body, send, session)
+            await self._ask(exchange, chain[0], request.model, body, send, session)
         except Unanswered as failure:
             if len(chain) == 1:
                 raise failure.error from failure
@@ -269,6 +298,7 @@ class Completions:
             caller=exchange.caller or None,
             client=client[0] if client else None,
             stream=exchange.stream,
+            cache=exchange.cache,
             prompt_tokens=exchange.prompt_tokens,
             completion_tokens=exchange.completion_tokens,
             retries=exchange.retries,

@@ -263,6 +263,7 @@ class Forwarder:
         out.append((b"x-citadel-model", model.header))
         if exchange.fallback_from or exchange.explanation is not None:
             out.extend(exchange.notes())
+        out.append((b"x-citadel-cache", b"bypass"))  # where it is not, who asked says so
         if self._state.draining:
             out.append((b"connection", b"close"))
         exchange.takes_events = exchange.stream and connection.content_length is None

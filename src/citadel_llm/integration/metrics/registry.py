@@ -14,6 +14,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
+from citadel_llm.integration.metrics.cache import CacheCounters
+
 __all__ = ["Metrics"]
 
 _PREFIX = "citadel_gateway"
@@ -122,6 +124,7 @@ class Metrics:
             registry=registry,
             multiprocess_mode="livemin",
         )
+        self.cache = CacheCounters(registry)
         self._answers: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._firsts: dict[str, Histogram] = {}
         self._token_pairs: dict[str, tuple[Counter, Counter]] = {}
