@@ -18,7 +18,7 @@ LONG = {"max_tokens": 900, "extra_body": {"ignore_eos": True}}
 def models(credentials):
     """Names of the models that write text."""
     with openai.OpenAI(base_url=f"{credentials['gateway_url']}/v1", api_key=credentials["admin_key"]) as client:
-        return [model.id for model in client.models.list() if model.state == "up"]
+        return [model.id for model in client.models.list() if model.kind == "generate"]
 
 
 def engine_metric(credentials, model, name):

@@ -57,7 +57,7 @@ def write_config(folder, models, **sections):
     for section in {*_QUICK, *sections}:
         config[section] = {**_QUICK.get(section, {}), **sections.get(section, {})}
     path = folder / "citadel.yaml"
-    path.write_text(yaml.safe_dump(config))
+    path.write_text(yaml.safe_dump(config, sort_keys=False))
     return path
 
 
@@ -161,8 +161,9 @@ class Manager:
 
 
 @contextlib.asynccontextmanager
-async def running_gateway(folder, *, models, environ=None, wait_up=True, **sections):
-    """A gateway in this process, from its readiness to its orderly end."""
+async def running_gateway(folder, *, models, environ=None, **sections):
+    """A gateway in this process, from its readiness to its end; one at a time, for signals are the process's."""
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL, "another gateway runs in this process"
     config = load_config(write_config(folder, models, **sections))
     gateway = Gateway(folder, folder / "gateway.log")
     sock = listening_socket()

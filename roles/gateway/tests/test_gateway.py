@@ -108,16 +108,16 @@ def test_the_list_of_models_is_the_plans(client, plan):
         assert client.get(f"/v1/models/{model['name']}").json()["max_model_len"] == model["max_tokens"]
 
 
-def test_every_model_answers_a_chat(caller, plan):
-    for model in plan["models"]:
+def test_every_model_answers_a_chat(caller, writers):
+    for model in writers:
         answer = caller.post("/v1/chat/completions", json=completion(model["name"]))
         assert answer.status_code == 200, answer.text
         assert answer.headers["x-citadel-model"] == answer.json()["model"] == model["name"]
         assert answer.json()["usage"]["completion_tokens"] >= 1
 
 
-def test_every_model_streams_a_chat(caller, plan):
-    for model in plan["models"]:
+def test_every_model_streams_a_chat(caller, writers):
+    for model in writers:
         with caller.stream("POST", "/v1/chat/completions", json=completion(model["name"], stream=True)) as answer:
             events = [line for line in answer.iter_lines() if line]
         assert answer.headers["content-type"].startswith("text/event-stream")
@@ -125,37 +125,44 @@ def test_every_model_streams_a_chat(caller, plan):
         assert all(json.loads(event.removeprefix("data: "))["model"] == model["name"] for event in events[:-1])
 
 
-def test_every_model_completes_a_text(caller, plan):
-    for model in plan["models"]:
+def test_every_model_completes_a_text(caller, writers):
+    for model in writers:
         answer = caller.post("/v1/completions", json={"model": model["name"], "prompt": "Once", "max_tokens": 4})
         assert answer.json()["object"] == "text_completion"
 
 
+def test_every_embedding_model_embeds(caller, plan):
+    for model in plan["models"]:
+        if model["kind"] == "embedding":
+            answer = caller.post("/v1/embeddings", json={"model": model["name"], "input": ["a cat", "a kitten"]})
+            assert [len(entry["embedding"]) > 100 for entry in answer.json()["data"]] == [True, True]
+
+
 @pytest.mark.parametrize("header", [None, "Bearer wrong", "Basic d3Jvbmc6d3Jvbmc="])
-def test_a_caller_without_a_known_key_is_refused(client, plan, header):
+def test_a_caller_without_a_known_key_is_refused(client, writers, header):
     answer = client.post(
         "/v1/chat/completions",
-        json=completion(plan["models"][0]["name"]),
+        json=completion(writers[0]["name"]),
         headers={"authorization": header} if header else {},
     )
     assert answer.status_code == 401
     assert answer.json()["error"]["type"] == "authentication_error"
 
 
-def test_an_unknown_model_is_refused_with_those_that_there_are(caller, plan):
+def test_an_unknown_model_is_refused_with_those_that_there_are(caller, writers):
     error = caller.post("/v1/chat/completions", json=completion("gpt-9")).json()["error"]
     assert (error["code"], error["param"]) == ("model_not_found", "model")
-    assert all(model["name"] in error["message"] for model in plan["models"])
+    assert all(model["name"] in error["message"] for model in writers)
 
 
-def test_an_engines_own_refusal_comes_in_openais_shape(caller, plan):
-    answer = caller.post("/v1/chat/completions", json=completion(plan["models"][0]["name"], temperature=-1))
+def test_an_engines_own_refusal_comes_in_openais_shape(caller, writers):
+    answer = caller.post("/v1/chat/completions", json=completion(writers[0]["name"], temperature=-1))
     assert answer.status_code == 400
     assert set(answer.json()["error"]) == {"message", "type", "param", "code", "request_id"}
 
 
-def test_the_correlation_id_is_in_the_answer_and_in_the_log(host, caller, plan):
-    model, mine = plan["models"][-1]["name"], f"conformance-{uuid.uuid4()}"
+def test_the_correlation_id_is_in_the_answer_and_in_the_log(host, caller, writers):
+    model, mine = writers[-1]["name"], f"conformance-{uuid.uuid4()}"
     answer = caller.post("/v1/chat/completions", json=completion(model), headers={"x-request-id": mine})
     assert answer.headers["x-request-id"] == mine
     log = host.check_output(
@@ -167,8 +174,8 @@ def test_the_correlation_id_is_in_the_answer_and_in_the_log(host, caller, plan):
     assert entry["completion_tokens"] >= 1
 
 
-def test_its_metrics_count_over_all_instances(caller, client, plan):
-    model = plan["models"][0]["name"]
+def test_its_metrics_count_over_all_instances(caller, client, writers):
+    model = writers[0]["name"]
     pattern = rf'^citadel_gateway_requests_total\{{model="{model}",route="/v1/chat/completions",status="200"\}} (\S+)$'
 
     def count():

@@ -19,9 +19,9 @@ def main_pid(host, unit):
     return host.check_output(f"systemctl show {unit} --property=MainPID --value")
 
 
-def test_a_killed_engine_is_a_503_until_it_is_back_and_the_other_models_go_on(host, caller, plan):
-    victim, *others = plan["models"]
-    pids = {model["name"]: main_pid(host, model["unit"]) for model in plan["models"]}
+def test_a_killed_engine_is_a_503_until_it_is_back_and_the_other_models_go_on(host, caller, writers):
+    victim, *others = writers
+    pids = {model["name"]: main_pid(host, model["unit"]) for model in writers}
     engine = host.check_output(f"pgrep --parent {pids[victim['name']]} --full EngineCore").split()[0]
 
     assert host.run(f"kill -9 {engine}").succeeded
@@ -50,18 +50,18 @@ def test_a_killed_engine_is_a_503_until_it_is_back_and_the_other_models_go_on(ho
         assert main_pid(host, model["unit"]) == pids[model["name"]], model["name"]
 
 
-def test_a_killed_instance_is_back_and_its_callers_reach_another(host, url, key, units, plan):
+def test_a_killed_instance_is_back_and_its_callers_reach_another(host, url, key, units, writers):
     pid = main_pid(host, units[0])
     assert host.run(f"kill -9 {pid}").succeeded
     with httpx2.Client(base_url=url, timeout=30, headers={"authorization": f"Bearer {key}"}) as fresh:
-        assert fresh.post("/v1/chat/completions", json=completion(plan["models"][0]["name"])).status_code == 200
+        assert fresh.post("/v1/chat/completions", json=completion(writers[0]["name"])).status_code == 200
     deadline = time.monotonic() + 60
     while main_pid(host, units[0]) in ("0", pid):
         assert time.monotonic() < deadline, host.check_output(f"systemctl status {units[0]}")
 
 
-def test_instances_restarted_one_by_one_fail_no_request(host, url, key, units, plan):
-    model, stop = plan["models"][-1]["name"], False
+def test_instances_restarted_one_by_one_fail_no_request(host, url, key, units, writers):
+    model, stop = writers[-1]["name"], False
 
     def ask():
         outcomes = []

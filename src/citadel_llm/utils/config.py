@@ -49,6 +49,7 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 type Policy = Literal["least_outstanding", "prefix", "session"]
 type Feature = Literal["tools", "images", "response_format"]
 
+_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+(%[A-Za-z0-9._-]+)?")  # a name, or an IPv6 address
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
 
 
@@ -176,12 +177,21 @@ class Upstream(_Section, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
-        if parts.scheme != "http" or not parts.hostname or parts.path not in ("", "/") or parts.query:
+        if (
+            parts.scheme != "http"
+            or not _HOST.fullmatch(parts.hostname or "")
+            or parts.path not in ("", "/")
+            or parts.query
+        ):
             raise ValueError(f"Expected `http://HOST:PORT`, got `{self.url}`")
+        if parts.username is not None or parts.fragment:
+            raise ValueError("Expected `http://HOST:PORT` and nothing more")  # which may hold a password
         try:
             port = parts.port
         except ValueError as error:
             raise ValueError(f"Expected a port of 1 to 65535 in `{self.url}`") from error
+        if port == 0:
+            raise ValueError(f"Expected a port of 1 to 65535 in `{self.url}`")
         if port is None:
             raise ValueError(f"Expected a port in `{self.url}`, as in `http://127.0.0.1:11400`")
 

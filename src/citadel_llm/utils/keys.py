@@ -49,6 +49,6 @@ def load_keys(path: Path) -> KeyRing:
         entries = msgspec.json.decode(path.read_bytes(), type=list[_Entry])
     except OSError as error:
         raise ConfigError(f"{path}: can't be read: {error.strerror}") from error
-    except msgspec.MsgspecError as error:
+    except ValueError as error:  # msgspec's own, and text that is not UTF-8
         raise ConfigError(f'{path}: expected a list of {{"name", "sha256"}}: {error}') from error
     return KeyRing([(entry.name, bytes.fromhex(entry.sha256)) for entry in entries])

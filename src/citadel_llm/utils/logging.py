@@ -12,6 +12,7 @@ Nothing here looks at what it logs, so callers pass no secrets.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import threading
@@ -25,6 +26,7 @@ import orjson
 __all__ = ["LogWriter", "StdlibHandler"]
 
 _BATCH_S = 0.05
+_CLOSE_S = 2.0
 _MAX_TEXT = 8192
 
 
@@ -52,18 +54,29 @@ class LogWriter:
             self.dropped += 1
             return
         record = {"ts": round(time.time(), 6), "level": level, "event": event, **self._static, **fields}
-        self._lines.append(orjson.dumps(record, default=str, option=orjson.OPT_APPEND_NEWLINE))
+        try:
+            line = orjson.dumps(record, default=str, option=orjson.OPT_APPEND_NEWLINE)
+        except TypeError:  # a number beyond 64 bits, or half of a surrogate pair
+            line = json.dumps(record, default=str).encode() + b"\n"
+        self._lines.append(line)
         if self._closed:
             self._drain()
         elif not self._wake.is_set():
             self._wake.set()
 
     def close(self) -> None:
-        """Write what is queued and end the thread; later events are written at once."""
+        """Write what is queued and end the thread; later events are written at once.
+
+        Where the reader stands still, what is left is given up after two seconds: the end must not wait for it.
+        """
         self._closed = True
         self._wake.set()
         if self._thread is not None:
-            self._thread.join(timeout=2.0)
+            self._thread.join(timeout=_CLOSE_S)
+            if self._thread.is_alive():
+                self._capacity = 0
+                self._lines.clear()
+                return
         self._drain()
 
     def _run(self) -> None:

@@ -208,6 +208,7 @@ def _model(name: str, entry: Mapping[str, Any], cores: list[int]) -> dict[str, A
         "profile": entry.get("profile", name),
         "port": entry["port"],
         "memory_bytes": size_bytes(entry["memory"], f"{where}.memory"),
+        "cpu_cores": entry["cpu_cores"],
         "cpus": cores,
         "cpu_list": core_list(cores),
         "max_tokens": entry["max_tokens"],
@@ -242,6 +243,14 @@ def _weights_version(name: str, entry: Mapping[str, Any]) -> str:
     return f"{entry['weights']}-{hashlib.sha256(source.encode()).hexdigest()[:12]}"
 
 
+def _by_kind(models: list[dict[str, Any]], key: str, unit: float) -> str:
+    """What each kind adds to a sum, where there is more than one: " (153 generate, 4 embedding)"."""
+    sums: dict[str, float] = {}
+    for model in models:
+        sums[model["kind"]] = sums.get(model["kind"], 0) + model[key] / unit
+    return f" ({', '.join(f'{total:.0f} {kind}' for kind, total in sums.items())})" if len(sums) > 1 else ""
+
+
 def _core_findings(models: list[dict[str, Any]], wanted: int, available: int, shared: bool) -> list[dict[str, str]]:
     if not available or wanted <= available:
         return []
@@ -250,7 +259,7 @@ def _core_findings(models: list[dict[str, Any]], wanted: int, available: int, sh
     return [
         {
             "check": "cores of all models",
-            "wanted": str(wanted),
+            "wanted": f"{wanted}{_by_kind(models, 'cpu_cores', 1)}",
             "found": f"{available} ({given}; {what})",
             "remedy": "lower cpu_cores of a model in citadel_models, or use a host with more cores",
         }
@@ -263,7 +272,7 @@ def _memory_findings(models: list[dict[str, Any]], wanted: int, available: int) 
         findings.append(
             {
                 "check": "memory of all models",
-                "wanted": f"{wanted / 1e9:.0f} GB",
+                "wanted": f"{wanted / 1e9:.0f} GB{_by_kind(models, 'memory_bytes', 1e9)}",
                 "found": f"{available / 1e9:.0f} GB: all models at their bound would not fit",
                 "remedy": "lower memory of a model in citadel_models, serve fewer models, or add memory",
             }

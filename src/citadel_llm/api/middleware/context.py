@@ -38,15 +38,18 @@ class RequestContext:
         request_id = request_id_of(scope["headers"])
         scope["citadel.request_id"] = request_id
         status = 0
+        complete = False
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
+            nonlocal status, complete
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = [*message.get("headers", ()), (b"x-request-id", request_id.encode("ascii"))]
                 if self._state.draining:
                     headers.append((b"connection", b"close"))
                 message["headers"] = headers
+            else:
+                complete = not message.get("more_body")
             await send(message)
 
         try:
@@ -58,12 +61,10 @@ class RequestContext:
                 request_id=request_id,
                 traceback="".join(traceback.format_exception(failure))[-8192:],
             )
-            if status:
-                raise
-            error = ApiError(
-                500, "internal_error", "Something went wrong inside the gateway; its log names this request_id."
-            )
-            await _respond(error, request_id)(scope, receive, send_with_id)
+            if not status:
+                await _respond(_internal_error(), request_id)(scope, receive, send_with_id)
+            elif not complete:
+                raise  # so that the server cuts the answer off
         finally:
             self._finish(scope, request_id, status or 499, monotonic() - began)
 
@@ -85,6 +86,10 @@ class RequestContext:
             duration_ms=round(duration_s * 1e3, 3),
             client=client[0] if client else None,
         )
+
+
+def _internal_error() -> ApiError:
+    return ApiError(500, "internal_error", "Something went wrong inside the gateway; its log names this request_id.")
 
 
 def _respond(error: ApiError, request_id: str) -> Response:
@@ -120,6 +125,10 @@ def install_error_handlers(app: FastAPI) -> None:
             request.scope["citadel.request_id"],
         )
 
+    async def on_fault(request: Request, error: Exception) -> Response:
+        return _respond(_internal_error(), request.scope["citadel.request_id"])  # it is raised again, and logged above
+
+    app.add_exception_handler(Exception, on_fault)
     app.add_exception_handler(ApiError, on_api_error)
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(RequestValidationError, on_validation_error)
