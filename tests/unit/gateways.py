@@ -161,8 +161,11 @@ class Manager:
 
 
 @contextlib.asynccontextmanager
-async def running_gateway(folder, *, models, environ=None, **sections):
-    """A gateway in this process, from its readiness to its end; one at a time, for signals are the process's."""
+async def running_gateway(folder, *, models, environ=None, sockets=(), **sections):
+    """A gateway in this process, from its readiness to its end; one at a time, for signals are the process's.
+
+    It serves on `sockets` too.
+    """
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL, "another gateway runs in this process"
     config = load_config(write_config(folder, models, **sections))
     gateway = Gateway(folder, folder / "gateway.log")
@@ -184,7 +187,7 @@ async def running_gateway(folder, *, models, environ=None, **sections):
                 version=__version__,
             )
 
-        task = asyncio.create_task(serve(make_state, config, [sock], notifier, log))
+        task = asyncio.create_task(serve(make_state, config, [sock, *sockets], notifier, log))
         try:
             await until(lambda: task.done() or manager.heard("READY=1"), what="the gateway is ready")
             yield gateway

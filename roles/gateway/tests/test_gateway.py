@@ -2,8 +2,10 @@
 
 import json
 import re
+import ssl
 import uuid
 
+import httpx2
 import pytest
 
 
@@ -192,3 +194,42 @@ def test_its_documentation_describes_what_it_serves(client):
     assert "swagger" in client.get("/docs").text.lower()
     paths = client.get("/openapi.json").json()["paths"]
     assert {"/v1/models", "/v1/chat/completions", "/v1/completions", "/health"} <= set(paths)
+
+
+# -- HTTPS ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trusted(host, site, role):
+    """A TLS context that trusts what the host's certificate is signed by."""
+    if not role["gateway_https"]:
+        pytest.skip("this site has turned HTTPS off (gateway_https)")
+    context = ssl.create_default_context()
+    if not role["gateway_certificate"]:
+        context.load_verify_locations(cadata=host.file(f"{site['citadel_root']}/config/tls/ca.crt").content_string)
+    return context
+
+
+def test_https_serves_the_same_with_a_certificate_for_the_hosts_address(site, key, plan, trusted):
+    address = f"https://{site['ansible_host']}:{site['citadel_gateway_https_port']}"
+    with httpx2.Client(base_url=address, verify=trusted, timeout=60) as secured:
+        answer = secured.post(
+            "/v1/chat/completions",
+            json=completion(plan["models"][0]["name"]),
+            headers={"authorization": f"Bearer {key}"},
+        )
+    assert answer.status_code == 200, answer.text
+
+
+def test_only_the_service_may_read_the_certificates_key(host, site, role, trusted):
+    found = host.file(f"{site['citadel_root']}/config/secrets/gateway.key")
+    assert (found.user, found.group, oct(found.mode)) == ("root", site["citadel_group"], "0o640")
+    if not role["gateway_certificate"]:
+        authority = host.file(f"{site['citadel_root']}/config/secrets/gateway-ca.key")
+        assert (authority.user, oct(authority.mode)) == ("root", "0o600")
+
+
+def test_a_certificate_of_the_hosts_own_is_renewed_by_a_timer(host, role, trusted):
+    if not role["gateway_certificate"]:
+        assert host.service("citadel-certificate.timer").is_enabled
+        assert host.service("citadel-certificate.timer").is_running

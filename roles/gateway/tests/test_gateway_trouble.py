@@ -1,6 +1,8 @@
 """What callers see while something is broken, and that it mends itself."""
 
 import concurrent.futures
+import socket
+import ssl
 import time
 
 import httpx2
@@ -80,3 +82,36 @@ def test_instances_restarted_one_by_one_fail_no_request(host, url, key, units, w
         outcomes = [status for future in asking for status in future.result()]
     assert len(outcomes) > 10
     assert set(outcomes) == {200}
+
+
+def test_a_renewed_certificate_is_taken_without_dropping_a_connection(host, site, role, units):
+    if not role["gateway_https"] or role["gateway_certificate"]:
+        pytest.skip("this site makes no certificate of its own")
+    root = site["citadel_root"]
+    context = ssl.create_default_context(cadata=host.file(f"{root}/config/tls/ca.crt").content_string)
+    place = (site["ansible_host"], site["citadel_gateway_https_port"])
+
+    def connect():
+        return context.wrap_socket(socket.create_connection(place, timeout=30), server_hostname=place[0])
+
+    def ask(connection):
+        connection.sendall(b"GET /health/live HTTP/1.1\r\nhost: citadel\r\n\r\n")
+        return connection.recv(65536).split(b"\r\n")[0]
+
+    def serial():
+        with connect() as fresh:
+            return fresh.getpeercert()["serialNumber"]
+
+    before = serial()
+    with connect() as kept:
+        assert ask(kept) == b"HTTP/1.1 200 OK"
+        names = host.check_output("systemctl cat citadel-certificate.service | grep -oP '(?<=--names )\\S+'")
+        made = host.check_output(
+            f"{root}/bin/citadel-certificate ensure --force --names {names} --group {site['citadel_group']}"
+        )
+        assert made == "changed"
+        assert host.run(f"systemctl reload {' '.join(units)}").succeeded
+        assert before not in {serial() for _ in range(16)}
+        assert ask(kept) == b"HTTP/1.1 200 OK"
+    assert host.run("systemctl start citadel-certificate.service").succeeded
+    assert "unchanged" in host.check_output("journalctl -u citadel-certificate.service -n 5 -o cat --no-pager")

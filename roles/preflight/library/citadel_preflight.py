@@ -63,9 +63,9 @@ options:
     type: list
     elements: dict
     default: []
-  gateway_port:
-    description: TCP port of the gateway.
-    type: int
+  gateway_ports:
+    description: TCP ports of the gateway, by what is spoken there.
+    type: dict
     required: true
   peers:
     description: Address by peer.
@@ -102,7 +102,7 @@ EXAMPLES = r"""
     disk_tolerance: 0.1
     address: "{{ ansible_host }}"
     plan: "{{ citadel_plan }}"
-    gateway_port: 8000
+    gateway_ports: {http: 8000, https: 8443}
     secrets: {path: secrets.yml, present: true}
 """
 
@@ -347,7 +347,7 @@ def port_row(module: AnsibleModule, what: str, port: int, inodes: set[str] | Non
 
 def port_rows(module: AnsibleModule, params: dict[str, Any]) -> list[Row]:
     open_ports = listening_inodes()
-    ports = [("gateway", params["gateway_port"])]
+    ports = [(f"gateway, {what}", int(port)) for what, port in params["gateway_ports"].items()]
     ports += [(model["name"], int(model["port"])) for model in params["plan"]["models"]]
     return [port_row(module, what, port, open_ports.get(port)) for what, port in ports]
 
@@ -466,7 +466,7 @@ def main() -> None:
             "address": {"type": "str", "required": True},
             "plan": {"type": "dict", "required": True},
             "required_findings": {"type": "list", "elements": "dict", "default": []},
-            "gateway_port": {"type": "int", "required": True},
+            "gateway_ports": {"type": "dict", "required": True},
             "peers": {"type": "dict", "default": {}},
             "services": {"type": "dict", "default": {}},
             "peer_check": {"type": "str", "choices": ["port", "host"], "default": "port"},

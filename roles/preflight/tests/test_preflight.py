@@ -47,7 +47,8 @@ def test_the_host_has_the_inventorys_address(host, site):
 
 
 def test_what_listens_at_the_ports_of_the_service_is_the_service(host, site, plan):
-    for port in [site["citadel_gateway_port"], *(model["port"] for model in plan["models"])]:
+    gateway = [site["citadel_gateway_port"], site["citadel_gateway_https_port"]]
+    for port in [*gateway, *(model["port"] for model in plan["models"])]:
         pids = re.findall(
             r"pid=(\d+)", host.check_output(f"ss --listening --tcp --processes --no-header sport = {port}")
         )

@@ -17,7 +17,8 @@ from citadel_llm import __version__
 from citadel_llm.api.gateway import Gateway
 from citadel_llm.api.protocol import bounded_protocol
 from citadel_llm.api.state import GatewayState
-from citadel_llm.utils.config import Config
+from citadel_llm.api.tls import HANDSHAKE_S, Certificate
+from citadel_llm.utils.config import Config, ConfigError
 from citadel_llm.utils.logging import LogWriter, StdlibHandler
 from citadel_llm.utils.monitoring import Notifier
 
@@ -34,10 +35,13 @@ class _Server(uvicorn.Server):
     its caller to reconnect, which reaches another instance; only then uvicorn's own stop begins.
     """
 
-    def __init__(self, config: uvicorn.Config, state: GatewayState, notifier: Notifier) -> None:
+    def __init__(
+        self, config: uvicorn.Config, state: GatewayState, notifier: Notifier, certificate: Certificate | None
+    ) -> None:
         super().__init__(config)
         self._state = state
         self._notifier = notifier
+        self._certificate = certificate
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:
@@ -51,7 +55,20 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Called by uvicorn; afterwards requests are answered."""
-        await super().startup(sockets)
+        tls = self._state.config.tls
+        secured = [sock for sock in sockets or () if tls is not None and sock.getsockname()[1] == tls.port]
+        await super().startup([sock for sock in sockets or () if sock not in secured])
+        if self._certificate is not None:
+            for sock in secured:
+                self.servers.append(
+                    await asyncio.get_running_loop().create_server(
+                        self._make_protocol,
+                        sock=sock,
+                        backlog=self.config.backlog,
+                        ssl=self._certificate.context,
+                        ssl_handshake_timeout=HANDSHAKE_S,
+                    )
+                )
         self._notifier.ready(_status(self._state))
         self._state.log.event(
             "info",
@@ -60,6 +77,12 @@ class _Server(uvicorn.Server):
             version=__version__,
             models={name: model.state for name, model in self._state.models.items()},
         )
+
+    def _make_protocol(self) -> asyncio.Protocol:
+        made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return made
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Called by uvicorn when a signal asked for the end."""
@@ -89,6 +112,7 @@ async def serve(
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(logging.WARNING)
     state = make_state()
+    certificate = Certificate(config.tls) if config.tls is not None else None
     options = uvicorn.Config(
         Gateway(state),
         http=bounded_protocol(config.timeouts.body_s, config.timeouts.chunk_s),
@@ -104,9 +128,9 @@ async def serve(
         backlog=2048,
     )
     await state.start()
-    server = _Server(options, state, notifier)
+    server = _Server(options, state, notifier, certificate)
     watchdog = asyncio.create_task(_feed(notifier, notifier.watchdog_s / 3)) if notifier.watchdog_s else None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, state, notifier)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, state, notifier, certificate)
     try:
         await server.serve(sockets)
     finally:
@@ -126,7 +150,14 @@ async def _feed(notifier: Notifier, interval_s: float) -> None:
         await asyncio.sleep(interval_s)
 
 
-def _reload(state: GatewayState, notifier: Notifier) -> None:
+def _reload(state: GatewayState, notifier: Notifier, certificate: Certificate | None) -> None:
     notifier.reloading()
     state.reload_keys()
+    if certificate is not None:
+        try:
+            certificate.reload()
+        except ConfigError as error:
+            state.log.event("error", "certificate_not_reloaded", message=str(error))
+        else:
+            state.log.event("info", "certificate_reloaded")
     notifier.ready(_status(state))

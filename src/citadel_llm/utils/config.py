@@ -34,6 +34,7 @@ __all__ = [
     "Probe",
     "Retry",
     "Timeouts",
+    "Tls",
     "Upstream",
     "load_config",
     "parse_config",
@@ -160,6 +161,14 @@ class Auth(_Section, frozen=True, kw_only=True):
     public_model_list: bool = True
 
 
+class Tls(_Section, frozen=True, kw_only=True):
+    """HTTPS: the listening socket of this port speaks TLS. Both files are read at the start and on each reload."""
+
+    port: Port = 8443
+    certificate_file: str  # PEM: the server's certificate, then what signed it
+    key_file: str  # PEM, without a passphrase
+
+
 class Server(_Section, frozen=True, kw_only=True):
     """The instance itself."""
 
@@ -227,6 +236,7 @@ class Config(_Section, frozen=True, kw_only=True):
     auth: Auth
     models: Annotated[dict[str, Model], Meta(min_length=1)]
     server: Server = msgspec.field(default_factory=Server)
+    tls: Tls | None = None
     limits: Limits = msgspec.field(default_factory=Limits)
     timeouts: Timeouts = msgspec.field(default_factory=Timeouts)
     probe: Probe = msgspec.field(default_factory=Probe)
