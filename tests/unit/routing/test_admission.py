@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from citadel_llm.api.routing.admission import Admission, Refused, cost_of
 
@@ -112,3 +114,87 @@ async def test_unanswered_requests_do_not_count_as_fast_ones() -> None:
 @pytest.mark.parametrize(("size", "cost"), [(0, 1), (4095, 1), (4096, 2), (94_000, 23), (8 << 20, 64)])
 def test_a_large_request_counts_for_more(size: int, cost: int) -> None:
     assert cost_of(size) == cost
+
+
+ACTIONS = st.lists(
+    st.tuples(
+        st.sampled_from(["enter", "leave", "cancel", "forget", "give up"]), st.integers(0, 9), st.sampled_from("ab")
+    )
+)
+
+
+@given(places=st.integers(1, 4), queue=st.integers(0, 4), actions=ACTIONS)
+def test_whatever_happens_places_are_never_lost_never_doubled_and_given_in_turn(
+    places: int, queue: int, actions: list[tuple[str, int, str]]
+) -> None:
+    loop = asyncio.new_event_loop()
+    try:
+        Places(Admission(places, queue, None, 5, loop)).play(actions)
+    finally:
+        loop.close()
+
+
+class Places:
+    """An admission next to what must be true of it."""
+
+    def __init__(self, admission: Admission) -> None:
+        self.admission = admission
+        self.holding = 0
+        self.waiting: list[tuple[str, asyncio.Future[None]]] = []
+        self.gone: list[tuple[str, asyncio.Future[None]]] = []  # cancelled, but it was not said yet
+
+    def play(self, actions: list[tuple[str, int, str]]) -> None:
+        for action, which, key in actions:
+            if action == "enter":
+                self.enter(key)
+            elif action == "leave" and self.holding:
+                self.leave()
+            elif action == "cancel" and self.waiting:
+                self.gone.append(self.waiting.pop(which % len(self.waiting)))
+                self.gone[-1][1].cancel()
+            elif action == "forget" and self.gone:
+                self.admission.forget(*self.gone.pop(which % len(self.gone)))
+            elif action == "give up" and self.waiting and self.holding:
+                self.leave_to_one_who_gives_up()
+            self.settle()
+        for who in self.gone:
+            self.admission.forget(*who)
+        while self.holding:
+            self.leave()
+            self.settle()
+        assert (self.admission.inside, self.admission.waiting, self.waiting) == (0, 0, [])
+
+    def enter(self, key: str) -> None:
+        try:
+            turn = self.admission.enter(key, 60.0)
+        except Refused:
+            assert self.holding == self.admission.places
+            return
+        if turn is None:
+            assert not self.waiting
+            self.holding += 1
+        else:
+            assert self.holding == self.admission.places
+            self.waiting.append((key, turn))
+
+    def leave(self) -> None:
+        self.holding -= 1
+        self.admission.leave(None)
+
+    def leave_to_one_who_gives_up(self) -> None:
+        self.leave()
+        came = [(key, turn) for key, turn in self.waiting if turn.done()]
+        if came:
+            self.waiting.remove(came[0])
+            self.admission.forget(*came[0])
+
+    def settle(self) -> None:
+        """Take note of the turns that have come: none before an earlier one of its key."""
+        for key in "ab":
+            done = [turn.done() for other, turn in self.waiting if other == key]
+            assert done == sorted(done, reverse=True)
+        self.holding += sum(turn.done() for _, turn in self.waiting)
+        self.waiting = [(key, turn) for key, turn in self.waiting if not turn.done()]
+        assert self.admission.inside == self.holding <= self.admission.places
+        assert not self.waiting or self.holding == self.admission.places
+        assert len(self.waiting) <= self.admission.waiting <= len(self.waiting) + len(self.gone)
