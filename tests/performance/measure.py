@@ -38,6 +38,7 @@ class Point:
 
     outcome: Outcome
     cpu_us: float | None  # of the subject, for a request; None where there is no subject in between
+    core_share: float | None  # how much of its core the subject had; well below 1 under load, others used it too
 
 
 @dataclass
@@ -117,9 +118,9 @@ def _measure(bench: Bench, result: Turn, process: Process | None, port: int, key
     if not warm.answered:
         raise NotStarted(f"it is up but answers no request: {warm.failures}")
     for connections in CONNECTIONS:
-        outcome, cpu_us = _costed(process, partial(short.run, connections, plan.load_s), _requests)
-        result.points[connections] = Point(outcome, cpu_us)
-    result.stream, result.cpu_us_per_chunk = _costed(
+        outcome, cpu_us, share = _costed(process, partial(short.run, connections, plan.load_s), _requests)
+        result.points[connections] = Point(outcome, cpu_us, share)
+    result.stream, result.cpu_us_per_chunk, _ = _costed(
         process, partial(long.run, STREAMS, plan.stream_s, stream_every=1), lambda outcome: outcome.events
     )
     result.first = short.run(1, plan.first_s, stream_every=1)
@@ -136,14 +137,15 @@ def _requests(outcome: Outcome) -> int:
 
 def _costed(
     process: Process | None, work: Callable[[], Outcome], count: Callable[[Outcome], int]
-) -> tuple[Outcome, float | None]:
+) -> tuple[Outcome, float | None, float | None]:
+    """The outcome, the subject's CPU for each unit in microseconds, and its share of the core meanwhile."""
     if process is None:
-        return work(), None
+        return work(), None, None
     before = process.cpu_s()
     outcome = work()
     spent = process.cpu_s() - before
     units = count(outcome)
-    return outcome, spent / units * 1e6 if units else None
+    return outcome, spent / units * 1e6 if units else None, spent / outcome.took_s if outcome.took_s else None
 
 
 def rounds(

@@ -40,6 +40,10 @@ def _cpu(connections: int) -> Callable[[Turn], float | None]:
     return lambda turn: turn.points[connections].cpu_us
 
 
+def _share(connections: int) -> Callable[[Turn], float | None]:
+    return lambda turn: turn.points[connections].core_share
+
+
 def _first(turn: Turn) -> float | None:
     return turn.first.first_p50_ms if turn.first else None
 
@@ -84,6 +88,7 @@ def as_list(turns: Turns, versions: dict[str, str]) -> list[dict[str, Any]]:
                     "added_p50_ms": _middle(added(_each(own, _p50(n)), _each(direct, _p50(n)))),
                     "added_p99_ms": _middle(added(_each(own, _p99(n)), _each(direct, _p99(n)))),
                     "cpu_us_per_request": _middle(spread(_each(own, _cpu(n))), 1),
+                    "core_share": _middle(spread(_each(own, _share(n))), 3),
                     "cpu_us_per_chunk": _middle(spread(_each(own, lambda turn: turn.cpu_us_per_chunk)), 1),
                     "first_token_ms": _middle(spread(_each(own, _first))),
                     "added_first_token_ms": _middle(added(_each(own, _first), _each(direct, _first))),
@@ -123,12 +128,21 @@ def _throughput(turns: Turns) -> str:
         return [
             *(cell(spread(_each(own, _rate(n)))) for n in CONNECTIONS),
             cell(spread(_each(own, _cpu(16)))),
+            cell(spread(_each(own, _share(16))), 2),
             cell(spread(_each(own, lambda turn: turn.rss_mb))),
             cell(spread(_each(own, lambda turn: turn.start_s)), 1),
             str(_failed(own)),
         ]
 
-    head = ["", *(f"req/s, {n} conn" for n in CONNECTIONS), "CPU µs/request", "RSS, MB", "start, s", "failed"]
+    head = [
+        "",
+        *(f"req/s, {n} conn" for n in CONNECTIONS),
+        "CPU µs/request",
+        "share of its core",
+        "RSS, MB",
+        "start, s",
+        "failed",
+    ]
     return _table(head, _rows(turns, cells))
 
 
