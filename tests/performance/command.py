@@ -40,11 +40,23 @@ def arguments(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--overload", action=argparse.BooleanOptionalAction, default=True, help="the overload part")
     parser.add_argument("--alone", action="store_true", help="only what --soak and --overload ask for, no peers")
     parser.add_argument("--write", action="store_true", help="write the tables into docs/bench.md too")
+    parser.add_argument("--python-tools", action="store_true", help="the engine and load generator in Python, not C")
     found = parser.parse_args(words)
     unknown = set(filter(None, found.only.split(","))) - set(NAMES)
     if unknown:
         parser.error(f"--only: expected some of {', '.join(NAMES)}, got {', '.join(sorted(unknown))}")
     return found
+
+
+def _tools(*, python: bool) -> tuple[dict[str, list[str]], str]:
+    """The commands of the engine and the load generator, and what they are made of: C if it can be compiled."""
+    names = ("engine", "load")
+    problem = None if python else next(filter(None, (machine.build(HERE / f"{n}.c", BUILD / n) for n in names)), None)
+    if python or problem:
+        if problem:
+            say(f"using the slower tools in Python: {problem} (apt-get install gcc libc6-dev)")
+        return {n: [sys.executable, str(HERE / f"fallback_{n}.py")] for n in names}, "Python, uvloop"
+    return {n: [str(BUILD / n)] for n in names}, "C, epoll"
 
 
 def main(words: list[str]) -> int:
@@ -54,17 +66,13 @@ def main(words: list[str]) -> int:
     plan = Plan(1, 0.5, 1.5, 1.5, 1.0) if options.quick else Plan()
     if options.rounds:
         plan = Plan(options.rounds, plan.warm_s, plan.load_s, plan.stream_s, plan.first_s)
-    for name in ("engine", "load"):
-        problem = machine.build(HERE / f"{name}.c", BUILD / name)
-        if problem:
-            print(f"bench: {name}.c can't be compiled: {problem}; apt-get install gcc libc6-dev", file=sys.stderr)
-            return 1
+    tools, kind = _tools(python=options.python_tools)
     try:
         cores = pick_cores(os.sched_getaffinity(0), siblings_of)
     except NotStarted as failure:
         print(f"bench: {failure}", file=sys.stderr)
         return 1
-    bench = Bench([str(BUILD / "engine")], BUILD / "load", cores, BUILD / "run")
+    bench = Bench(tools["engine"], tools["load"], cores, BUILD / "run")
     requests = options.soak if options.soak is not None else 5_000 if options.quick else 50_000
     try:
         soaked = soak(bench, requests, say) if requests else None
@@ -92,7 +100,7 @@ def main(words: list[str]) -> int:
     (BUILD / "gateway.json").write_text(json.dumps(as_list(turns, versions), indent=1) + "\n")
     notes = [
         f"Machine: {machine.describe()}.",
-        "The subject alone on one core, the engine (C, epoll) and the load generator (C, epoll) on another.",
+        f"The subject alone on one core, the engine and the load generator (both {kind}) on another.",
         f"A request of 200 bytes, an answer of 618; closed loop at {', '.join(map(str, CONNECTIONS))} connections, "
         f"{plan.load_s:g} s each; streams of 100 chunks, 2 ms apart.",
         "Ours with keys, limits, metrics in files, and its JSON log to /dev/null; LiteLLM with a master key; "

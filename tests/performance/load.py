@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ def write_request(path: Path, port: int, *, key: str | None, events: int | None 
     if events is not None:
         document["stream"] = True
     bare = len(json.dumps(document, separators=(",", ":")))
-    words = "What is the capital of France, and how many people live there? " * 4
+    words = "What is the capital of France? " * 5
     document["messages"][0]["content"] = words[: BODY_BYTES - bare]
     body = json.dumps(document, separators=(",", ":")).encode()
     head = [
@@ -92,10 +93,12 @@ def _ms(microseconds: float | None) -> float | None:
 class Load:
     """The generator, on its core, against one port."""
 
-    def __init__(self, program: Path, core: int, port: int, folder: Path, *, key: str | None, events: int) -> None:
+    def __init__(
+        self, program: Sequence[str], core: int, port: int, folder: Path, *, key: str | None, events: int
+    ) -> None:
         """`events` is the length of a stream. The requests are written into `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
-        self._start = ["taskset", "-c", str(core), str(program), "--port", str(port)]
+        self._start = ["taskset", "-c", str(core), *program, "--port", str(port)]
         plain, stream = folder / f"plain-{port}", folder / f"stream-{port}-{events}"
         write_request(plain, port, key=key)
         write_request(stream, port, key=key, events=events)

@@ -61,7 +61,7 @@ class Bench:
     """What all parts of a run share."""
 
     engine_command: list[str]
-    load_program: Path
+    load_command: list[str]
     cores: Cores
     folder: Path
 
@@ -92,7 +92,7 @@ class Bench:
 
     def load(self, port: int, *, key: str | None, events: int = SHORT) -> Load:
         """A load generator against `port`."""
-        return Load(self.load_program, self.cores.others, port, self.folder / "requests", key=key, events=events)
+        return Load(self.load_command, self.cores.others, port, self.folder / "requests", key=key, events=events)
 
 
 def turn(bench: Bench, name: str, engine_port: int, plan: Plan) -> Turn:

@@ -222,6 +222,7 @@ def _overload(over: Overload) -> str:
         ["of them with Retry-After", "", f"{over.refused_with_retry_after:,}"],
         ["p99 of a refusal, ms", "", _figure(over.refused_p99_ms)],
         ["other failures", "", ", ".join(f"{n}: {c}" for n, c in over.other_failures.items()) or "none"],
+        ["share of its core", "", f"{over.core_share:.2f}"],
     ]
     return (
         f"An engine that takes {over.service_ms:.0f} ms, {over.places} places at the model and {over.queue} "
