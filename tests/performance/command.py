@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -62,6 +63,7 @@ def _tools(*, python: bool) -> tuple[dict[str, list[str]], str]:
 def main(words: list[str]) -> int:
     """Measure and write. 1 where something could not be measured at all, 2 for a wrong call."""
     options = arguments(words)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended, too
     began = time.monotonic()
     plan = Plan(1, 0.5, 1.5, 1.5, 1.0) if options.quick else Plan()
     if options.rounds:

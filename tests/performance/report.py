@@ -16,6 +16,9 @@ from performance.subjects import REPO
 
 __all__ = ["as_list", "between_markers", "markdown", "plain_command"]
 
+QUIET = 0.8  # the share of its core that a subject has at least, where nobody else uses the machine
+BUSY = "Requests a second and latencies are then worth little; CPU a request and the ratios a little more."
+
 type Turns = dict[str, list[Turn]]
 BEGIN, END = "<!-- begin: written by make bench -->", "<!-- end: written by make bench -->"
 
@@ -187,7 +190,7 @@ def _ratios(turns: Turns) -> str:
     def cells(name: str, own: list[Turn]) -> list[str]:
         return [
             *(cell(ratio(_each(ours, _rate(n)), _each(own, _rate(n))), 2) for n in CONNECTIONS),
-            cell(ratio(_each(ours, _cpu(16)), _each(own, _cpu(16))), 2),
+            cell(ratio(_each(ours, _cpu(16)), _each(own, _cpu(16))), 3),
             cell(ratio(_each(ours, lambda t: t.cpu_us_per_chunk), _each(own, lambda t: t.cpu_us_per_chunk)), 2),
             cell(ratio(_each(ours, lambda turn: turn.rss_mb), _each(own, lambda turn: turn.rss_mb)), 2),
         ]
@@ -246,6 +249,9 @@ def markdown(
 ) -> str:
     """The whole report. `notes` say where and how the run was."""
     count = len(turns["direct"])
+    share = spread(_each(turns["citadel"], _share(16)))
+    if share is not None and share.middle < QUIET:
+        notes = [*notes, f"**Others used the machine**: our gateway got only {share.middle:.0%} of its core. {BUSY}"]
     parts = ["\n".join(f"- {note}" for note in notes)]
     parts.append("One round." if count == 1 else f"Medians over {count} interleaved rounds, ranges in brackets.")
     parts += ["### Throughput", _throughput(turns)]

@@ -32,7 +32,7 @@ class Launch:
     environment: Mapping[str, str] = field(default_factory=dict)
     key: str | None = None
     silent: bool = False
-    limit_s: float = 30.0
+    limit_s: float = 60.0
 
 
 def citadel_config(folder: Path, engine_url: str, *, concurrency: int = 256, queue: int = 256) -> Path:

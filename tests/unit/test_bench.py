@@ -1,6 +1,7 @@
 """`make bench`: what it reads, what it computes, and what it says of a peer that is not there."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from performance.load import Outcome, parse, write_request
@@ -162,6 +163,15 @@ def test_the_tables_say_so_too_and_stay_tables(turns):
     assert "not measured: could not be installed: no such / version" in row
     widths = {line.count("|") for line in text.split("### Throughput")[1].split("###")[0].splitlines() if line}
     assert len(widths) == 1
+
+
+def test_a_busy_machine_is_named_in_the_report(turns):
+    calm = markdown(turns, {}, [], None, None)
+    for own in turns["citadel"]:
+        own.points[16] = replace(own.points[16], core_share=0.3)
+
+    assert "Others used the machine" not in calm
+    assert "got only 30% of its core" in markdown(turns, {}, [], None, None)
 
 
 def test_a_page_keeps_what_is_around_its_markers(tmp_path):
