@@ -86,6 +86,7 @@ class Connection(asyncio.Protocol):
         """Send a request that was due then, and wait until it is over."""
         run, options = self._run, self._run.options
         run.counts["started"] += 1
+        number = run.counts["started"]
         loop = asyncio.get_running_loop()
         if self._transport is None or self._transport.is_closing():
             try:
@@ -95,7 +96,7 @@ class Connection(asyncio.Protocol):
                 await asyncio.sleep(0.02)
                 return
         self._clear(due)
-        self._stream = bool(options.stream_every) and run.counts["started"] % options.stream_every == 0
+        self._stream = bool(options.stream_every) and number % options.stream_every == 0
         if self._stream:
             run.counts["streams"] += 1
             self._hangup = bool(options.hangup_every) and run.counts["streams"] % options.hangup_every == 0
