@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # A lab inventory is reached from inside the lab's network, any other one directly.
 INSIDE := $(if $(findstring inventory/lab.yml,$(INVENTORY)),bin/lab run,)
 
-.PHONY: help setup demo test lint unit integration molecule conformance site down locks clean
+.PHONY: help setup demo test lint unit integration molecule conformance bench site down locks clean
 
 help: ## this menu
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ molecule: setup ## one scenario a role: make molecule SCENARIO=gateway
 
 conformance: setup ## is every host what the requirements promise? INVENTORY=inventory/production.yml
 	@$(INSIDE) pytest roles --ansible-inventory=$(INVENTORY) --hosts=ansible://llm_servers
+
+bench: setup ## the gateway beside its peers, on one core each: make bench BENCH=--quick
+	@.venv/bin/python bin/bench $(BENCH)
 
 site: setup ## play the site again on the running lab: make site TAGS=gateway
 	@$(INSIDE) ansible-playbook playbooks/site.yml -i $(INVENTORY) $(if $(TAGS),--tags $(TAGS),)

@@ -1,0 +1,119 @@
+"""The command line of `make bench`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from performance import machine
+from performance.measure import CONNECTIONS, Bench, Plan, rounds
+from performance.overload import overload
+from performance.procs import NotStarted, pick_cores, siblings_of
+from performance.report import as_list, between_markers, markdown
+from performance.soak import soak
+from performance.subjects import NAMES, REPO, install, version
+
+__all__ = ["main"]
+
+HERE = Path(__file__).parent
+BUILD = REPO / "build" / "bench"
+
+
+def say(text: str) -> None:
+    """Progress, at once."""
+    print(f"bench: {text}", flush=True)
+
+
+def arguments(words: list[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="bin/bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="one short round, about two minutes")
+    parser.add_argument("--rounds", type=int, help="interleaved rounds (default: 3, with --quick 1)")
+    parser.add_argument("--only", default="", help="names, with commas; `direct` and `citadel` are always measured")
+    parser.add_argument(
+        "--soak", type=int, metavar="N", help="requests of the soak (default: 50000, --quick 5000); 0: none"
+    )
+    parser.add_argument("--overload", action=argparse.BooleanOptionalAction, default=True, help="the overload part")
+    parser.add_argument("--alone", action="store_true", help="only what --soak and --overload ask for, no peers")
+    parser.add_argument("--write", action="store_true", help="write the tables into docs/bench.md too")
+    parser.add_argument("--python-tools", action="store_true", help="the engine and load generator in Python, not C")
+    found = parser.parse_args(words)
+    unknown = set(filter(None, found.only.split(","))) - set(NAMES)
+    if unknown:
+        parser.error(f"--only: expected some of {', '.join(NAMES)}, got {', '.join(sorted(unknown))}")
+    return found
+
+
+def _tools(*, python: bool) -> tuple[dict[str, list[str]], str]:
+    """The commands of the engine and the load generator, and what they are made of: C if it can be compiled."""
+    names = ("engine", "load")
+    problem = None if python else next(filter(None, (machine.build(HERE / f"{n}.c", BUILD / n) for n in names)), None)
+    if python or problem:
+        if problem:
+            say(f"using the slower tools in Python: {problem} (apt-get install gcc libc6-dev)")
+        return {n: [sys.executable, str(HERE / f"fallback_{n}.py")] for n in names}, "Python, uvloop"
+    return {n: [str(BUILD / n)] for n in names}, "C, epoll"
+
+
+def main(words: list[str]) -> int:
+    """Measure and write. 1 where something could not be measured at all, 2 for a wrong call."""
+    options = arguments(words)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended, too
+    began = time.monotonic()
+    plan = Plan(1, 0.5, 1.5, 1.5, 1.0) if options.quick else Plan()
+    if options.rounds:
+        plan = Plan(options.rounds, plan.warm_s, plan.load_s, plan.stream_s, plan.first_s)
+    tools, kind = _tools(python=options.python_tools)
+    try:
+        cores = pick_cores(os.sched_getaffinity(0), siblings_of)
+    except NotStarted as failure:
+        print(f"bench: {failure}", file=sys.stderr)
+        return 1
+    bench = Bench(tools["engine"], tools["load"], cores, BUILD / "run")
+    requests = options.soak if options.soak is not None else 5_000 if options.quick else 50_000
+    try:
+        soaked = soak(bench, requests, say) if requests else None
+        overloaded = overload(bench, 3 if options.quick else 8, say) if options.overload else None
+    except NotStarted as failure:
+        print(f"bench: the gateway: {failure}", file=sys.stderr)
+        return 1
+    for name, part in (("soak", soaked), ("overload", overloaded)):
+        if part is not None:
+            (BUILD / f"{name}.json").write_text(json.dumps(part.as_dict(), indent=1) + "\n")
+    if options.alone:
+        return 0
+
+    chosen = set(filter(None, options.only.split(","))) or set(NAMES)
+    names = [name for name in NAMES if name in chosen | {"direct", "citadel"}]
+    absent: dict[str, str] = {}
+    for name in names:
+        try:
+            install(name)
+        except NotStarted as failure:
+            absent[name] = str(failure)
+            say(f"{name}: {failure}")
+    versions = {name: version(name) for name in names if name not in absent}
+    turns = rounds(bench, names, absent, plan, say)
+    (BUILD / "gateway.json").write_text(json.dumps(as_list(turns, versions), indent=1) + "\n")
+    notes = [
+        f"Machine: {machine.describe()}.",
+        f"The subject alone on one core, the engine and the load generator (both {kind}) on another.",
+        f"A request of 200 bytes, an answer of 618; closed loop at {', '.join(map(str, CONNECTIONS))} connections, "
+        f"{plan.load_s:g} s each; streams of 100 chunks, 2 ms apart.",
+        "Ours with keys, limits, metrics in files, and its JSON log to /dev/null; LiteLLM with a master key; "
+        "the routers without keys and with `--log-level error`.",
+        f"Load when the run began, over one minute: {machine.LOAD_AT_START:.1f}; the run took "
+        f"{(time.monotonic() - began) / 60:.1f} minutes.",
+    ]
+    text = markdown(turns, versions, notes, soaked, overloaded)
+    (BUILD / "gateway.md").write_text(text + "\n")
+    print(text)
+    if options.write:
+        between_markers(REPO / "docs" / "bench.md", text)
+    say(f"written: build/bench/gateway.json, gateway.md{', docs/bench.md' if options.write else ''}")
+    return 0 if any(not turn.reason for turn in turns["citadel"]) else 1

@@ -1,0 +1,279 @@
+"""The run as JSON and as Markdown."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from performance.measure import CONNECTIONS, STREAMS, Turn
+from performance.overload import Overload
+from performance.soak import Soak
+from performance.stats import Spread, added, cell, ratio, spread
+from performance.subjects import REPO
+
+__all__ = ["as_list", "between_markers", "markdown", "plain_command"]
+
+QUIET = 0.8  # the share of its core that a subject has at least, where nobody else uses the machine
+BUSY = "Requests a second and latencies are then worth little; CPU a request and the ratios a little more."
+
+type Turns = dict[str, list[Turn]]
+BEGIN, END = "<!-- begin: written by make bench -->", "<!-- end: written by make bench -->"
+
+
+def _each(turns: Sequence[Turn], figure: Callable[[Turn], float | None]) -> list[float | None]:
+    return [None if turn.reason else figure(turn) for turn in turns]
+
+
+def _rate(connections: int) -> Callable[[Turn], float | None]:
+    return lambda turn: turn.points[connections].outcome.requests_per_s
+
+
+def _p50(connections: int) -> Callable[[Turn], float | None]:
+    return lambda turn: turn.points[connections].outcome.p50_ms
+
+
+def _p99(connections: int) -> Callable[[Turn], float | None]:
+    return lambda turn: turn.points[connections].outcome.p99_ms
+
+
+def _cpu(connections: int) -> Callable[[Turn], float | None]:
+    return lambda turn: turn.points[connections].cpu_us
+
+
+def _share(connections: int) -> Callable[[Turn], float | None]:
+    return lambda turn: turn.points[connections].core_share
+
+
+def _first(turn: Turn) -> float | None:
+    return turn.first.first_p50_ms if turn.first else None
+
+
+def _first_quickack(turn: Turn) -> float | None:
+    return turn.first_quickack.first_p50_ms if turn.first_quickack else None
+
+
+def _chunk_rate(turn: Turn) -> float | None:
+    return turn.stream.events / turn.stream.took_s if turn.stream and turn.stream.took_s else None
+
+
+def _failed(turns: Sequence[Turn]) -> int:
+    outcomes = [p.outcome for turn in turns for p in turn.points.values()]
+    outcomes += [o for turn in turns for o in (turn.stream, turn.first, turn.first_quickack) if o is not None]
+    return sum(outcome.failed for outcome in outcomes)
+
+
+def _middle(figure: Spread | None, digits: int = 4) -> float | None:
+    return None if figure is None else round(figure.middle, digits)
+
+
+def as_list(turns: Turns, versions: dict[str, str]) -> list[dict[str, Any]]:
+    """One object for each subject and number of connections; figures are medians over the rounds."""
+    found: list[dict[str, Any]] = []
+    direct = turns["direct"]
+    for name, own in turns.items():
+        measured = [turn for turn in own if not turn.reason]
+        reason = next((turn.reason.replace(f"{REPO}/", "") for turn in own if turn.reason), None)
+        for n in CONNECTIONS:
+            rate = spread(_each(own, _rate(n)))
+            found.append(
+                {
+                    "name": name,
+                    "connections": n,
+                    "requests_per_s": _middle(rate, 1),
+                    "p50_ms": _middle(spread(_each(own, _p50(n)))),
+                    "p99_ms": _middle(spread(_each(own, _p99(n)))),
+                    "rss_mb": _middle(spread(_each(own, lambda turn: turn.rss_mb)), 1),
+                    "failed": sum(turn.points[n].outcome.failed for turn in measured) if measured else None,
+                    "requests_per_s_range": None if rate is None else [rate.low, rate.high],
+                    "added_p50_ms": _middle(added(_each(own, _p50(n)), _each(direct, _p50(n)))),
+                    "added_p99_ms": _middle(added(_each(own, _p99(n)), _each(direct, _p99(n)))),
+                    "cpu_us_per_request": _middle(spread(_each(own, _cpu(n))), 1),
+                    "core_share": _middle(spread(_each(own, _share(n))), 3),
+                    "cpu_us_per_chunk": _middle(spread(_each(own, lambda turn: turn.cpu_us_per_chunk)), 1),
+                    "first_token_ms": _middle(spread(_each(own, _first))),
+                    "added_first_token_ms": _middle(added(_each(own, _first), _each(direct, _first))),
+                    "added_first_token_quickack_ms": _middle(
+                        added(_each(own, _first_quickack), _each(direct, _first_quickack))
+                    ),
+                    "stream_failed": sum(turn.stream.failed for turn in measured if turn.stream) if measured else None,
+                    "start_s": _middle(spread(_each(own, lambda turn: turn.start_s)), 2),
+                    "citadel_ratio": _middle(ratio(_each(turns["citadel"], _rate(n)), _each(own, _rate(n))), 3),
+                    "rounds": len(measured),
+                    "measured": bool(measured),
+                    "reason": reason,
+                    "version": versions.get(name) or None,
+                }
+            )
+    return found
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def _rows(turns: Turns, cells: Callable[[str, list[Turn]], list[str]]) -> list[list[str]]:
+    rows = []
+    for name, own in turns.items():
+        if all(turn.reason for turn in own):
+            rows.append([name, f"not measured: {own[0].reason.replace(f'{REPO}/', '')}".replace("|", "/")])
+        else:
+            rows.append([name, *cells(name, own)])
+    width = max(len(row) for row in rows)
+    return [row + [""] * (width - len(row)) for row in rows]
+
+
+def _throughput(turns: Turns) -> str:
+    def cells(name: str, own: list[Turn]) -> list[str]:
+        return [
+            *(cell(spread(_each(own, _rate(n)))) for n in CONNECTIONS),
+            cell(spread(_each(own, _cpu(16)))),
+            cell(spread(_each(own, _share(16))), 2),
+            cell(spread(_each(own, lambda turn: turn.rss_mb))),
+            cell(spread(_each(own, lambda turn: turn.start_s)), 1),
+            str(_failed(own)),
+        ]
+
+    head = [
+        "",
+        *(f"req/s, {n} conn" for n in CONNECTIONS),
+        "CPU µs/request",
+        "share of its core",
+        "RSS, MB",
+        "start, s",
+        "failed",
+    ]
+    return _table(head, _rows(turns, cells))
+
+
+def _latency(turns: Turns) -> str:
+    direct = turns["direct"]
+
+    def cells(name: str, own: list[Turn]) -> list[str]:
+        figures = []
+        for n in CONNECTIONS:
+            for point in (_p50(n), _p99(n)):
+                values = _each(own, point)
+                figures.append(cell(spread(values) if name == "direct" else added(values, _each(direct, point)), 2))
+        return figures
+
+    head = ["", *(f"{p}, {n} conn" for n in CONNECTIONS for p in ("p50", "p99"))]
+    return _table(head, [["direct (whole)", *row[1:]] if row[0] == "direct" else row for row in _rows(turns, cells)])
+
+
+def _streams(turns: Turns) -> str:
+    direct = turns["direct"]
+
+    def cells(name: str, own: list[Turn]) -> list[str]:
+        def first(figure: Callable[[Turn], float | None]) -> str:
+            values = _each(own, figure)
+            return cell(spread(values) if name == "direct" else added(values, _each(direct, figure)), 2)
+
+        return [
+            cell(spread(_each(own, lambda turn: turn.cpu_us_per_chunk))),
+            cell(spread(_each(own, _chunk_rate))),
+            first(_first),
+            first(_first_quickack),
+        ]
+
+    head = ["", "CPU µs/chunk", "chunks/s", "first token, ms", "the same, acknowledged at once"]
+    return _table(head, [["direct (whole)", *row[1:]] if row[0] == "direct" else row for row in _rows(turns, cells)])
+
+
+def _ratios(turns: Turns) -> str:
+    ours = turns["citadel"]
+    peers = {name: own for name, own in turns.items() if name not in ("direct", "citadel")}
+
+    def cells(name: str, own: list[Turn]) -> list[str]:
+        return [
+            *(cell(ratio(_each(ours, _rate(n)), _each(own, _rate(n))), 2) for n in CONNECTIONS),
+            cell(ratio(_each(ours, _cpu(16)), _each(own, _cpu(16))), 3),
+            cell(ratio(_each(ours, lambda t: t.cpu_us_per_chunk), _each(own, lambda t: t.cpu_us_per_chunk)), 2),
+            cell(ratio(_each(ours, lambda turn: turn.rss_mb), _each(own, lambda turn: turn.rss_mb)), 2),
+        ]
+
+    head = ["citadel ÷", *(f"req/s, {n} conn" for n in CONNECTIONS), "CPU/request", "CPU/chunk", "RSS"]
+    return _table(head, _rows(peers, cells))
+
+
+def _soak(soak: Soak) -> str:
+    step = max(1, len(soak.curve) // 10)
+    curve = ", ".join(f"{n:,}: {mb:.1f}" for n, mb in soak.curve[step - 1 :: step])
+    return (
+        f"{soak.requests:,} requests in {soak.took_s:.0f} s, each tenth a stream, each second stream hung up on: "
+        f"{soak.failed} failed, {soak.streams_hung_up:,} hung up, {soak.streams_cut_at_engine:,} of them cut at the "
+        f"engine, {soak.still_busy_at_engine} still running there at the end.\n"
+        f"RSS in MB: {soak.rss_before_mb:.1f} before; then {curve}. Growth after the first quarter: "
+        f"{soak.growth_mb:+.1f} MB. Open files: {soak.open_files_before} before, {soak.open_files_after} after."
+    )
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def _overload(over: Overload) -> str:
+    rows = [
+        ["offered, requests/s", f"{over.capacity_per_s / 2:,.0f}", f"{over.offered_per_s:,.0f}"],
+        ["answered with 200, requests/s", "", f"{over.admitted_per_s:,.0f}"],
+        ["p50 of those, ms", _figure(over.unloaded_p50_ms), _figure(over.admitted_p50_ms)],
+        ["p99 of those, ms", _figure(over.unloaded_p99_ms), _figure(over.admitted_p99_ms)],
+        ["refused with 429 or 503", "", f"{over.refused:,} ({over.refused_share:.1%})"],
+        ["of them with Retry-After", "", f"{over.refused_with_retry_after:,}"],
+        ["p99 of a refusal, ms", "", _figure(over.refused_p99_ms)],
+        ["other failures", "", ", ".join(f"{n}: {c}" for n, c in over.other_failures.items()) or "none"],
+        ["share of its core", "", f"{over.core_share:.2f}"],
+    ]
+    return (
+        f"An engine that takes {over.service_ms:.0f} ms, {over.places} places at the model and {over.queue} "
+        f"in its queue: a capacity of {over.capacity_per_s:,.0f} requests/s.\n\n"
+    ) + _table(["", "half of it", "four times it"], rows)
+
+
+def plain_command(command: Sequence[str]) -> str:
+    """A command as one would type it in the repository, without this machine's paths."""
+    words = []
+    for word in command:
+        if word == sys.executable:
+            words.append(".venv/bin/python")
+        else:
+            words.append(word.replace(f"{REPO}/", ""))
+    return shlex.join(words)
+
+
+def markdown(
+    turns: Turns, versions: dict[str, str], notes: Sequence[str], soak: Soak | None, over: Overload | None
+) -> str:
+    """The whole report. `notes` say where and how the run was."""
+    count = len(turns["direct"])
+    share = spread(_each(turns["citadel"], _share(16)))
+    if share is not None and share.middle < QUIET:
+        notes = [*notes, f"**Others used the machine**: our gateway got only {share.middle:.0%} of its core. {BUSY}"]
+    parts = ["\n".join(f"- {note}" for note in notes)]
+    parts.append("One round." if count == 1 else f"Medians over {count} interleaved rounds, ranges in brackets.")
+    parts += ["### Throughput", _throughput(turns)]
+    parts += ["### Ratios, within each round", _ratios(turns)]
+    parts += ["### Latency added to the engine's own, ms", _latency(turns)]
+    parts += [f"### Streams ({STREAMS} at once for the chunks, one for the first token)", _streams(turns)]
+    if soak is not None:
+        parts += ["### Soak", _soak(soak)]
+    if over is not None:
+        parts += ["### Overload", _overload(over)]
+    parts += ["### Versions and commands"]
+    rows = []
+    for name, own in turns.items():
+        command = next((turn.command for turn in own if turn.command), [])
+        if command:
+            rows.append([name, versions.get(name, ""), f"`{plain_command(command)}`"])
+    parts.append(_table(["", "version", "started with"], rows))
+    return "\n\n".join(parts)
+
+
+def between_markers(page: Path, text: str) -> None:
+    """Replace what is between the page's two markers."""
+    before, _, rest = page.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    page.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")

@@ -1,0 +1,164 @@
+"""What is measured: how each subject is installed, configured, started and asked for its version."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from performance.load import MODEL
+from performance.procs import NotStarted, free_port
+
+__all__ = ["NAMES", "REPO", "Launch", "citadel_config", "install", "launch", "version"]
+
+NAMES = ("direct", "citadel", "litellm", "sglang-router", "vllm-router")
+REPO = Path(__file__).resolve().parents[2]
+KEY = "sk-bench-0123456789abcdef0123456789abcdef"
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How to start a subject that listens on the port it was given."""
+
+    command: list[str]
+    ready_path: str
+    environment: Mapping[str, str] = field(default_factory=dict)
+    key: str | None = None
+    silent: bool = False
+    limit_s: float = 60.0
+
+
+def citadel_config(folder: Path, engine_url: str, *, concurrency: int = 256, queue: int = 256) -> Path:
+    """Write the gateway's configuration and its keys. Whatever the gateway can switch on belongs here."""
+    keys = folder / "keys.json"
+    digest = hashlib.sha256(KEY.encode()).hexdigest()
+    others = [{"name": f"caller-{n}", "sha256": hashlib.sha256(f"{n}".encode()).hexdigest()} for n in range(100)]
+    keys.write_text(json.dumps([*others, {"name": "bench", "sha256": digest}]))
+    config = folder / "citadel.yaml"
+    data = {
+        "auth": {"keys_file": str(keys)},
+        "limits": {"concurrency": concurrency, "queue": queue},
+        "models": {MODEL: {"upstreams": [{"url": engine_url}]}},
+    }
+    config.write_text(yaml.safe_dump(data))
+    return config
+
+
+def _citadel(folder: Path, port: int, engine_url: str, **limits: int) -> Launch:
+    config = citadel_config(folder, engine_url, **limits)
+    return Launch(
+        [sys.executable, "-m", "citadel_llm.cli", "gateway", "--config", str(config), "--port", str(port)],
+        "/health/ready",
+        {"PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics")},
+        key=KEY,
+        silent=True,
+    )
+
+
+def _litellm(folder: Path, port: int, engine_url: str) -> Launch:
+    config = folder / "litellm.yaml"
+    parameters = {"model": f"openai/{MODEL}", "api_base": f"{engine_url}/v1", "api_key": "none"}
+    data = {
+        "model_list": [{"model_name": MODEL, "litellm_params": parameters}],
+        "general_settings": {"master_key": KEY},
+    }
+    config.write_text(yaml.safe_dump(data))
+    return Launch(
+        [
+            *(str(_environment("litellm") / "bin" / "litellm"), "--config", str(config)),
+            *("--host", "127.0.0.1", "--port", str(port), "--num_workers", "1", "--telemetry", "False"),
+        ],
+        "/health/liveliness",
+        # Its price list comes with it: the newest one would be asked for over the network.
+        {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"},
+        key=KEY,
+        limit_s=90.0,
+    )
+
+
+def _router(name: str, *verb: str) -> Callable[..., Launch]:
+    def start(folder: Path, port: int, engine_url: str) -> Launch:
+        return Launch(
+            [
+                *(str(_environment(name) / "bin" / name), *verb),
+                *("--worker-urls", engine_url, "--policy", "round_robin", "--log-level", "error"),
+                *("--host", "127.0.0.1", "--port", str(port), "--prometheus-port", str(free_port())),
+            ],
+            "/health",
+        )
+
+    return start
+
+
+_LAUNCHES: dict[str, Callable[..., Launch]] = {
+    "citadel": _citadel,
+    "litellm": _litellm,
+    "sglang-router": _router("sglang-router", "launch"),
+    "vllm-router": _router("vllm-router"),
+}
+
+
+def launch(name: str, folder: Path, port: int, engine_url: str, **limits: int) -> Launch:
+    """How to start `name` on `port` in front of the engine; its files go into `folder`. Only ours takes limits."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return _LAUNCHES[name](folder, port, engine_url, **limits)
+
+
+def _environment(name: str) -> Path:
+    return REPO / "build" / "bench" / "env" / name
+
+
+def install(name: str) -> None:
+    """Make the peer's own environment from its hashed lock, unless it is there. Raises NotStarted."""
+    if name in ("direct", "citadel"):
+        return
+    lock = REPO / "files" / "requirements" / f"bench-{name}.txt"
+    folder = _environment(name)
+    want = hashlib.sha256(lock.read_bytes()).hexdigest()
+    stamp = folder / ".lock"
+    if stamp.exists() and stamp.read_text() == want:
+        return
+    uv = str(Path(sys.executable).with_name("uv"))
+    for command in (
+        [uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)],
+        [uv, "pip", "install", "--quiet", "--python", str(folder / "bin/python"), "--require-hashes", "-r", str(lock)],
+    ):
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=900, env=_index(os.environ))
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise NotStarted(f"could not be installed: {error}") from error
+        if done.returncode:
+            raise NotStarted(f"could not be installed: {done.stderr.strip()[-300:]}")
+    stamp.write_text(want)
+
+
+def _index(environment: Mapping[str, str]) -> dict[str, str]:
+    """uv reads no pip.conf: an index that this machine's pip uses is handed over."""
+    found = dict(environment)
+    if not found.get("UV_DEFAULT_INDEX") and not found.get("UV_INDEX_URL"):
+        asked = [sys.executable, "-m", "pip", "config", "get", "global.index-url"]
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=60)
+        index = found.get("PIP_INDEX_URL") or (done.stdout.strip() if done.returncode == 0 else "")
+        if index:
+            found["UV_DEFAULT_INDEX"] = index
+    return found
+
+
+def version(name: str) -> str:
+    """The version that is measured."""
+    if name == "direct":
+        return ""
+    if name == "citadel":
+        from citadel_llm import __version__  # noqa: PLC0415 — peers are measured without it
+
+        return __version__
+    code = f"import importlib.metadata as m; print(m.version({name!r}))"
+    done = subprocess.run([str(_environment(name) / "bin/python"), "-c", code], capture_output=True, text=True)
+    return done.stdout.strip()
