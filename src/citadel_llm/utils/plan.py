@@ -20,8 +20,7 @@ KINDS = ("generate", "embedding")
 _REQUIRED = {"port", "memory", "cpu_cores", "max_tokens", "weights", "kv_cache"}
 _OPTIONAL = {
     "kind", "display_name", "repo", "revision", "weights_gb", "path", "package", "dtype", "max_num_seqs", "latency_ms",
-    "latency_target_ms", "profile", "seed",
-    "engine_args",
+    "latency_target_ms", "profile", "seed", "engine_args", "policy", "fallback", "features",
 }  # fmt: skip
 _SOURCES = ("hub", "path", "package", "generated")
 _PINNED = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*==[0-9][0-9A-Za-z.+!]*")
@@ -153,6 +152,10 @@ def _check(name: str, entry: Mapping[str, Any]) -> None:
     weights_gb = entry.get("weights_gb", 0)
     if not isinstance(weights_gb, int | float) or isinstance(weights_gb, bool) or weights_gb < 0:
         raise PlanError(f"{where}.weights_gb: {weights_gb!r}; expected the weights' size in GB (10^9 bytes)")
+    for key in ("fallback", "features"):
+        names = entry.get(key, [])
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise PlanError(f"{where}.{key}: {names!r}; expected a list of names")
     if not isinstance(entry.get("engine_args", {}), Mapping):
         raise PlanError(f"{where}.engine_args: {entry['engine_args']!r}; expected options of vLLM by their long names")
     _check_profile(where, name, entry)
@@ -225,6 +228,9 @@ def _model(name: str, entry: Mapping[str, Any], cores: list[int]) -> dict[str, A
         "kv_cache_bytes": size_bytes(entry["kv_cache"], f"{where}.kv_cache"),
         "max_num_seqs": entry.get("max_num_seqs", 16),
         "engine_args": dict(entry.get("engine_args", {})),
+        "policy": entry.get("policy", "least_outstanding"),
+        "fallback": list(entry.get("fallback", [])),
+        "features": list(entry.get("features", [])),
         "latency_ms": entry.get("latency_ms", 0),
         "latency_target_ms": entry.get("latency_target_ms", 0),
         "unit": f"citadel-model@{name}.service",
