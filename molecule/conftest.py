@@ -1,5 +1,6 @@
 """What the scenarios' own tests share: a playbook, played on the lab as an operator would."""
 
+import json
 import os
 import re
 import subprocess
@@ -38,3 +39,9 @@ def play():
         return Played(done.returncode, done.stdout + done.stderr)
 
     return played
+
+
+@pytest.fixture(scope="session")
+def credentials():
+    """What the lab tells its users: `gateway_url`, `admin_key`."""
+    return json.loads((Path(os.environ["LAB_DIR"]) / "credentials.json").read_text())

