@@ -2,10 +2,14 @@
 
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import openai
 import pytest
+
+REPO = Path(__file__).resolve().parents[2]
+HOST = "hx-llm-server-01"
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +27,48 @@ def client(credentials):
         base_url=f"{credentials['gateway_url']}/v1", api_key=credentials["admin_key"], timeout=60, max_retries=0
     ) as made:
         yield made
+
+
+@pytest.fixture
+def run_module(tmp_path):
+    """`run_module(module, arguments, *options)`: the result of an Ansible module on the LLM server."""
+    results = tmp_path / "results"
+    environment = {**os.environ, "ANSIBLE_LIBRARY": f"{REPO}/roles/weights/library:{REPO}/plugins/modules"}
+
+    def ran(module, arguments, *options):
+        command = ["ansible", HOST, "-i", "inventory/lab.yml", "-m", module, "-a", json.dumps(arguments)]
+        done = subprocess.run(
+            [*command, "--tree", str(results), *options],
+            cwd=REPO,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=180,
+        )
+        path = results / HOST
+        assert path.exists(), done.stdout + done.stderr
+        result = json.loads(path.read_text())
+        path.unlink()
+        return {**result, "failed": done.returncode != 0}
+
+    return ran
+
+
+@pytest.fixture
+def shell_in(run_module):
+    """`shell_in(folder)`: a function that runs a command on the LLM server, where `folder` is empty meanwhile."""
+    folders = []
+
+    def told(command):
+        result = run_module("ansible.builtin.shell", {"cmd": command, "chdir": "/"})
+        assert result["rc"] == 0, result
+        return result["stdout"]
+
+    def opened(folder):
+        told(f"rm -rf {folder} && install -d -o root -g citadel -m 0750 {folder}")
+        folders.append(folder)
+        return told
+
+    yield opened
+    for folder in folders:
+        told(f"rm -rf {folder}")

