@@ -2,11 +2,19 @@
 
 import functools
 import json
+import os
+import re
+import ssl
+import subprocess
+from pathlib import Path
 
+import httpx2
 import pytest
 
+REPO = Path(__file__).resolve().parents[3]
 HOST = "hx-llm-server-01"
 NAMES = ["mixtral", "hermes", "openchat", "phi3"]
+ROLES = re.findall(r"role: (\w+)", (REPO / "playbooks/site.yml").read_text())
 GATEWAY = [f"citadel-gateway@{number}.service" for number in (1, 2)]
 
 pytestmark = pytest.mark.disruptive
@@ -27,6 +35,12 @@ def _main_pids(on_host):
 def tiny(**more):
     return {"weights": "generated", "memory": "4GB", "cpu_cores": 1, "max_tokens": 1024, "weights_gb": 0.02,
             "kv_cache": "64MB", "max_num_seqs": 4, **more}  # fmt: skip
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_each_role_alone_changes_nothing_on_a_converged_host(play, role):
+    played = play("--tags", role)
+    assert (played.code, played.changed) == (0, {HOST: 0}), played.text
 
 
 def test_a_changed_entry_restarts_that_model_alone(play, on_host, main_pids):
@@ -85,3 +99,48 @@ def test_a_new_release_fails_no_request_and_cuts_no_stream(play, source, traffic
     assert len(outcomes) > 10
     assert set(outcomes) == {"whole"}
     assert play("--tags", "gateway").code == 0
+
+
+def test_secrets_are_read_out_of_a_vault(play, tmp_path, main_pids):
+    """The lab's own secrets, locked as a site's are: the same keys, so that nothing changes."""
+    before = main_pids()
+    vault, password = tmp_path / "secrets.yml", tmp_path / "password"
+    vault.write_bytes((Path(os.environ["LAB_DIR"]) / "secrets.yml").read_bytes())
+    password.write_text("of this test alone")
+    locked = subprocess.run(["ansible-vault", "encrypt", "--vault-password-file", password, vault], check=False)
+    assert locked.returncode == 0
+    assert vault.read_text().startswith("$ANSIBLE_VAULT")
+    played = play("--tags", "gateway", "-e", f"citadel_secrets_file={vault}", "--vault-password-file", str(password))
+    assert (played.code, played.changed) == (0, {HOST: 0}), played.text
+    assert main_pids() == before
+
+    closed = play("--tags", "gateway", "-e", f"citadel_secrets_file={vault}")
+    assert closed.code != 0
+    assert main_pids() == before
+
+
+def test_a_site_may_bring_its_own_certificate(play, tmp_path, credentials):
+    address = credentials["gateway_url"].split("/")[2].split(":")[0]
+    certificate, key = tmp_path / "site.pem", tmp_path / "site.key"
+    made = subprocess.run(
+        [
+            *["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"],
+            *["-subj", "/CN=citadel", "-addext", f"subjectAltName=IP:{address}", "-days", "2"],
+            *["-keyout", key, "-out", certificate],
+        ],
+        capture_output=True,
+    )
+    assert made.returncode == 0, made.stderr
+    own = json.dumps({"gateway_certificate": str(certificate), "gateway_certificate_key": str(key)})
+    played = play("--tags", "gateway", "-e", own, "--diff")
+    assert played.code == 0, played.text
+    assert key.read_text().splitlines()[1] not in played.text, "the key is in the play's output"
+    try:
+        trusted = ssl.create_default_context(cafile=str(certificate))
+        for _ in range(8):  # every instance has it
+            assert httpx2.get(f"https://{address}:8443/health/live", verify=trusted).status_code == 200
+        assert play("--tags", "gateway", "-e", own).changed == {HOST: 0}
+    finally:
+        assert play("--tags", "gateway").code == 0
+    with pytest.raises(httpx2.ConnectError):
+        httpx2.get(f"https://{address}:8443/health/live", verify=trusted)
