@@ -21,7 +21,14 @@ from upstreams import (
     stalls,
 )
 
-BEFORE_THE_FIRST_BYTE = {"fin": says_and_closes(), "reset": says_and_resets(), "half-close": says_and_half_closes()}
+# An engine sends a stream's head as soon as it takes the request, long before a token: the caller has none of it yet.
+BEFORE_THE_FIRST_BYTE = {
+    "fin": says_and_closes(),
+    "reset": says_and_resets(),
+    "half-close": says_and_half_closes(),
+    "head, fin": says_and_closes(STREAM_HEAD),
+    "half a head, reset": says_and_resets(STREAM_HEAD[:30]),
+}
 
 
 @pytest.fixture

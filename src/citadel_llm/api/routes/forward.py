@@ -184,7 +184,7 @@ class Forwarder:
             model.answered(engine, ticket)
             await self._answer(exchange, model, connection, status, headers, piece, whole, send)
         except (OSError, ConnectionLost, BadResponse) as failure:
-            broken = self._broken(exchange, model, engine, connection, failure)
+            broken = self._broken(exchange, model, engine, connection, failure, begun=begun)
             failed = not (isinstance(broken, _NotAnsweredError) and broken.crossed) or None
             raise broken from failure
         except asyncio.CancelledError:
@@ -193,7 +193,7 @@ class Forwarder:
                 if exchange.phase == Phase.CONNECT:
                     exchange.forgive()
                     late = TimeoutError(f"no connection within {self._timeouts.connect_s:g} s")
-                    raise self._broken(exchange, model, engine, None, late) from None
+                    raise self._broken(exchange, model, engine, None, late, begun=False) from None
             raise
         finally:
             if connection is not None:
@@ -224,11 +224,16 @@ class Forwarder:
         engine: Engine,
         connection: Connection | None,
         failure: Exception,
+        *,
+        begun: bool,
     ) -> Exception:
-        """What becomes of a request whose connection to the replica failed."""
+        """What becomes of a request whose connection to the replica failed; `begun`: the caller has got some of it.
+
+        A head alone begins nothing: a stream's comes as the replica takes the request, long before a token.
+        """
         if isinstance(failure, BadResponse):
             return ApiError(502, "upstream_error", "The model's engine sent something that is not HTTP.")
-        if connection is not None and connection.answered:
+        if begun or (connection is not None and connection.holds_body):
             return ApiError(502, "upstream_error", "The model's engine broke off in the middle of its answer.")
         if isinstance(failure, OSError):
             reason = failure.strerror or str(failure)

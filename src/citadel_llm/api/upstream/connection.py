@@ -134,6 +134,11 @@ class Connection(asyncio.Protocol):
         return self.has_body
 
     @property
+    def holds_body(self) -> bool:
+        """Whether some of the answer's body has come and was not read yet."""
+        return self._buffered > 0
+
+    @property
     def reusable(self) -> bool:
         """Whether the exchange ended in order and the engine keeps the connection."""
         return self._complete and not self._buffer and self._keep_alive and not self.closed
