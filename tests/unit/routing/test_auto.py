@@ -124,6 +124,7 @@ def test_needs_are_read_from_the_body() -> None:
 def test_max_completion_tokens_goes_before_max_tokens_and_a_default_where_there_is_neither() -> None:
     assert needs_from(messages=[], max_tokens=7, max_completion_tokens=9).answer_tokens == 9
     assert needs_from(prompt="x").answer_tokens == 50
+    assert needs_from(prompt="x", max_tokens=64.0).answer_tokens == 64
 
 
 def test_features_are_seen_and_a_plain_text_format_is_none() -> None:

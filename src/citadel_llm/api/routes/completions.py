@@ -41,9 +41,10 @@ class _Request(msgspec.Struct):
 
     model: str
     stream: bool | None = None
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
-    max_output_tokens: int | None = None
+    # 64.0 is a whole number to JSON, and some clients write it so; `check_max_tokens` refuses 64.5.
+    max_tokens: int | float | None = None
+    max_completion_tokens: int | float | None = None
+    max_output_tokens: int | float | None = None
     temperature: Any = None
     seed: Any = None
 

@@ -98,7 +98,7 @@ def _obstacle(needs: Needs, model: Candidate) -> tuple[str, str]:
 
 # What a body tells of its needs
 
-_Tokens = Annotated[int, Meta(ge=0)]
+_Tokens = Annotated[int, Meta(ge=0)] | Annotated[float, Meta(ge=0)]  # 64.0 is a whole number to JSON
 
 
 class _Format(msgspec.Struct):
@@ -151,7 +151,7 @@ def needs_of(body: bytes, config: Auto, remaining_s: float | None) -> Needs:
     wanted = next((tokens for tokens in fields if tokens is not None), None)
     return Needs(
         prompt_tokens=math.ceil(text / config.bytes_per_token) + extra_tokens,
-        answer_tokens=config.answer_tokens if wanted is None else wanted,
+        answer_tokens=config.answer_tokens if wanted is None else math.ceil(wanted),
         features=frozenset(features),
         remaining_s=remaining_s,
     )
