@@ -334,9 +334,20 @@ async def test_the_hot_endpoints_take_post_only(gateway, method):
     assert (answer.status, answer.error["code"], answer.headers["allow"]) == (405, "method_not_allowed", "POST")
 
 
-async def test_other_endpoints_say_what_they_do_not_take(gateway):
-    answer = await gateway.ask("POST", "/v1/models", BODY)
-    assert (answer.status, answer.error["code"], answer.headers["allow"]) == (405, "method_not_allowed", "GET")
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("POST", "/v1/models", "GET"),
+        ("OPTIONS", "/v1/responses/resp_1", "DELETE, GET"),  # two routes
+        ("GET", "/v1/responses/resp_1/cancel", "POST"),
+        ("DELETE", "/health", "GET"),
+        ("POST", "/openapi.json", "GET, HEAD"),
+    ],
+)
+async def test_other_endpoints_say_what_they_do_not_take(gateway, method, path, allowed):
+    answer = await gateway.ask(method, path, BODY)
+    assert (answer.status, answer.error["code"]) == (405, "method_not_allowed")
+    assert ", ".join(sorted(answer.headers["allow"].split(", "))) == allowed
 
 
 @pytest.mark.parametrize("path", ["/", "/v1", "/v2/chat/completions", "/v1/completions/", "/%00", "/..%2f..%2fetc"])

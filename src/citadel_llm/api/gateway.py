@@ -25,9 +25,10 @@ HOT_PATHS = tuple(ENDPOINTS)
 def build_fastapi(state: GatewayState) -> FastAPI:
     """The application for all that is not hot."""
     app = FastAPI(title="Citadel LLM gateway", version=state.version, description=DESCRIPTION, redoc_url=None)
-    install_error_handlers(app)
-    for family in (models, responses, health, metrics):
-        app.include_router(family.router(state))
+    routers = [family.router(state) for family in (models, responses, health, metrics)]
+    for router in routers:
+        app.include_router(router)
+    install_error_handlers(app, [route for router in routers for route in router.routes])
     install_openapi(app)
     return app
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Sequence
 from http import HTTPStatus
 from time import monotonic
 
@@ -10,6 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Match, Route
 
 from citadel_llm.api.errors import ApiError, error_body
 from citadel_llm.api.middleware.asgi import App, Message, Receive, Scope, Send
@@ -97,8 +99,13 @@ def _respond(error: ApiError, request_id: str) -> Response:
     return Response(error_body(error, request_id), error.status, headers=headers, media_type="application/json")
 
 
-def install_error_handlers(app: FastAPI) -> None:
-    """Make the application answer every error in OpenAI's shape."""
+def _methods_at(scope: Scope, routes: Sequence[BaseRoute]) -> set[str]:
+    matching = (route for route in routes if route.matches(scope)[0] is not Match.NONE)
+    return {method for route in matching if isinstance(route, Route) for method in route.methods or ()}
+
+
+def install_error_handlers(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
+    """Make the application answer every error in OpenAI's shape. `routes` are what its routers have."""
 
     async def on_api_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, ApiError)  # noqa: S101 — registered for this class only
@@ -112,6 +119,9 @@ def install_error_handlers(app: FastAPI) -> None:
         }
         code, message = known.get(error.status_code, (HTTPStatus(error.status_code).name.lower(), str(error.detail)))
         headers = [(k.lower().encode(), v.encode()) for k, v in (error.headers or {}).items()]
+        # Where each of a path's methods has a route of its own, the router's refusal names the first one's only.
+        if error.status_code == 405 and (methods := _methods_at(request.scope, routes)):
+            headers = [(b"allow", ", ".join(sorted(methods)).encode())]
         return _respond(
             ApiError(error.status_code, code, message, headers=headers), request.scope["citadel.request_id"]
         )
