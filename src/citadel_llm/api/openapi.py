@@ -10,6 +10,8 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from citadel_llm.api.routes.kinds import ENDPOINTS
+from citadel_llm.api.routes.limits import MAX_DEADLINE_MS
 from citadel_llm.api.routes.schemas import (
     ChatCompletion,
     ChatRequest,
@@ -45,10 +47,18 @@ One OpenAI-compatible door to every model of this server. Point an OpenAI client
 Each answer carries `x-request-id` (yours, if you send one), and each error OpenAI's shape.
 """
 
-_PARAMETERS = {
-    "x-citadel-deadline-ms": "The whole answer must be there within so many milliseconds, or it is a 504",
-    "x-citadel-session": "Requests of one session go to one replica, where the model's policy is `session`",
-    "x-citadel-route": "`explain` has the answer tell, in a header of this name, why it came from where it did",
+_TEXT = {"type": "string"}
+_PARAMETERS: dict[str, tuple[dict[str, Any], str]] = {
+    "x-citadel-deadline-ms": (
+        {"type": "integer", "minimum": 1, "maximum": MAX_DEADLINE_MS},
+        "The whole answer must be there within so many milliseconds, or it is a 504",
+    ),
+    "x-citadel-session": (_TEXT, "Requests of one session go to one replica, where the model's policy is `session`"),
+    "x-citadel-route": (
+        _TEXT,
+        "`explain` has the answer tell, in a header of this name, why it came from where it did",
+    ),
+    "x-citadel-cache": (_TEXT, "`allow` lets the answer come from the cache though the request does not determine it"),
 }
 
 _ERRORS = {
@@ -70,6 +80,7 @@ def install_openapi(app: FastAPI) -> None:
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
             schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+            _drop_fastapis_own_refusal(schema)
             _add_hot_path(schema)
             app.openapi_schema = schema
         return app.openapi_schema
@@ -120,7 +131,7 @@ _OPERATIONS = {
         "Go on with a conversation, in the shape of Anthropic's API",
         MessageRequest,
         MessageResponse,
-        "Takes the key as `x-api-key` as well. Errors have the shape of all errors here, which is OpenAI's; "
+        "Errors have the shape of all errors here, which is OpenAI's; "
         "`error.type` and `error.message` are where Anthropic's clients look for them.",
         _MESSAGE_EVENTS,
     ),
@@ -139,6 +150,15 @@ _OPERATIONS = {
 }
 
 
+def _drop_fastapis_own_refusal(schema: dict[str, Any]) -> None:
+    """FastAPI promises a 422 of its own wherever there is a parameter; what is invalid here is a 400 in our shape."""
+    for operations in schema["paths"].values():
+        for operation in operations.values():
+            operation["responses"].pop("422", None)
+    for name in ("HTTPValidationError", "ValidationError"):
+        schema.get("components", {}).get("schemas", {}).pop(name, None)
+
+
 def _add_hot_path(schema: dict[str, Any]) -> None:
     shapes: list[type[BaseModel]] = [ErrorBody]
     for operation in _OPERATIONS.values():
@@ -148,42 +168,69 @@ def _add_hot_path(schema: dict[str, Any]) -> None:
     )
     components = schema.setdefault("components", {})
     components.setdefault("schemas", {}).update(definitions.get("$defs", {}))
-    components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
+    components["securitySchemes"] = {
+        "bearer": {"type": "http", "scheme": "bearer"},
+        "api_key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+    }
     for path, operation in _OPERATIONS.items():
-        schema["paths"][path] = {"post": _described(operation)}
+        schema["paths"][path] = {"post": _described(operation, named_events=ENDPOINTS[path].named_events)}
 
 
 def _json(shape: str) -> dict[str, Any]:
     return {"application/json": {"schema": {"$ref": f"#/components/schemas/{shape}"}}}
 
 
-def _described(operation: _Operation) -> dict[str, Any]:
-    header = {"schema": {"type": "string"}}
+def _stream(example: str, *, named_events: bool) -> dict[str, Any]:
+    """A stream: its `schema` would be taken for an event's or for the whole text's, `itemSchema` is each event's."""
+    event: dict[str, Any] = {
+        "type": "object",
+        "properties": {"data": {"type": "string", "pattern": r"^(\{|\[DONE\]$)"}},
+        "required": ["data"],
+    }
+    if named_events:
+        event["properties"]["event"] = _TEXT
+        event["required"].append("event")
+    return {"itemSchema": event, "example": example}
+
+
+def _described(operation: _Operation, *, named_events: bool) -> dict[str, Any]:
+    header = {"schema": _TEXT}
+    given = {**header, "required": True}
     content = _json(operation.answer.__name__)
     if operation.events:
-        content["text/event-stream"] = {"schema": {"type": "string"}, "example": operation.events}
+        content["text/event-stream"] = _stream(operation.events, named_events=named_events)
     return {
         "tags": ["inference"],
         "summary": operation.summary,
         "description": operation.description,
         "operationId": operation.operation_id,
-        "security": [{"bearer": []}],
+        "security": [{"bearer": []}, {"api_key": []}],
         "parameters": [
-            {"name": name, "in": "header", "required": False, "schema": {"type": "string"}, "description": text}
-            for name, text in _PARAMETERS.items()
+            {"name": name, "in": "header", "required": False, "schema": shape, "description": text}
+            for name, (shape, text) in _PARAMETERS.items()
         ],
         "requestBody": {"required": True, "content": _json(operation.request.__name__)},
         "responses": {
             "200": {
                 "description": f"The answer: JSON{', or with `stream` server-sent events' if operation.events else ''}",
                 "headers": {
-                    "x-request-id": header,
-                    "x-citadel-model": header,
+                    "x-request-id": given,
+                    "x-citadel-model": given,
                     "x-citadel-fallback": {**header, "description": "`from=MODEL`, where another one answered"},
                     "x-citadel-route": header,
+                    "x-citadel-cache": {"schema": {"enum": ["hit", "miss", "store", "bypass"]}, "required": True},
                 },
                 "content": content,
             },
-            **{str(status): {"description": text, "content": _json("ErrorBody")} for status, text in _ERRORS.items()},
+            **{str(status): _refusal(status, text) for status, text in _ERRORS.items()},
         },
     }
+
+
+def _refusal(status: int, text: str) -> dict[str, Any]:
+    headers: dict[str, Any] = {"x-request-id": {"schema": _TEXT, "required": True}}
+    if status in (429, 503):
+        headers["retry-after"] = {
+            "schema": {"type": "integer", "minimum": 1}, "required": True, "description": "Seconds"
+        }  # fmt: skip
+    return {"description": text, "headers": headers, "content": _json("ErrorBody")}

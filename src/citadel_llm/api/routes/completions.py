@@ -23,7 +23,7 @@ from citadel_llm.api.middleware.exchange import CallerGone, Exchange, Phase
 from citadel_llm.api.routes.cached import CachedAnswers
 from citadel_llm.api.routes.forward import Forwarder, Unanswered
 from citadel_llm.api.routes.kinds import ENDPOINTS, check_kind
-from citadel_llm.api.routes.limits import asks_too_much, check_max_tokens
+from citadel_llm.api.routes.limits import MAX_DEADLINE_MS, asks_too_much, check_max_tokens
 from citadel_llm.api.routes.resolve import Resolver, affinity_of
 from citadel_llm.api.routing.admission import Refused, cost_of
 from citadel_llm.api.routing.explain import Explanation, wants_explanation
@@ -356,7 +356,7 @@ def _refusal(model: str, refused: Refused) -> ApiError:
 
 
 def _milliseconds(value: bytes) -> int:
-    if value.isdigit() and len(value) <= 9 and int(value) > 0:
+    if value.isdigit() and len(value) <= len(str(MAX_DEADLINE_MS)) and int(value) > 0:
         return int(value)
     raise ApiError(400, "invalid_deadline", "x-citadel-deadline-ms: expected a whole number of milliseconds above 0.")
 

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
-from citadel_llm.api.routes.schemas import Health
+from citadel_llm.api.routes.schemas import Health, Live, Ready
 from citadel_llm.api.state import GatewayState
 from citadel_llm.api.upstream.engine import Engine, State
 from citadel_llm.api.upstream.model import ServedModel
@@ -23,14 +23,15 @@ def router(state: GatewayState) -> APIRouter:
         up = [model.state is State.UP for model in state.models.values()]
         return "ok" if all(up) else "degraded" if any(up) else "down"
 
-    @routes.get("/live", summary="This instance answers")
+    @routes.get("/live", response_model=Live, summary="This instance answers")
     async def live() -> JSONResponse:
         return JSONResponse({"status": "ok", "instance": state.instance, "version": state.version})
 
     @routes.get(
         "/ready",
+        response_model=Ready,
         summary="At least one model can be asked",
-        responses={503: {"description": "No model can be asked, or this instance is about to stop"}},
+        responses={503: {"model": Ready, "description": "No model can be asked, or this instance is about to stop"}},
     )
     async def ready() -> JSONResponse:
         good = verdict() != "down" and not state.draining
@@ -41,7 +42,12 @@ def router(state: GatewayState) -> APIRouter:
             headers=None if good else retry,
         )
 
-    @routes.get("", response_model=Health, summary="Every model and every engine")
+    @routes.get(
+        "",
+        response_model=Health,
+        summary="Every model and every engine",
+        responses={503: {"model": Health, "description": "No model can be asked"}},
+    )
     async def health() -> JSONResponse:
         status = verdict()
         return JSONResponse(

@@ -7,8 +7,9 @@ from typing import Protocol
 from citadel_llm.api.errors import ApiError
 from citadel_llm.api.upstream.model import ServedModel
 
-__all__ = ["asks_too_much", "check_max_tokens"]
+__all__ = ["MAX_DEADLINE_MS", "asks_too_much", "check_max_tokens"]
 
+MAX_DEADLINE_MS = 999_999_999  # what a request may name as its deadline
 _FIELDS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 
 

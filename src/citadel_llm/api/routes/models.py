@@ -20,6 +20,8 @@ __all__ = ["router"]
 def router(state: GatewayState) -> APIRouter:
     """The endpoints of this family."""
     routes = APIRouter(prefix="/v1/models", tags=["models"])
+    keys: list[dict[str, list[str]]] = [{"bearer": []}, *([{}] if state.config.auth.public_model_list else [])]
+    security = {"security": keys}
 
     def admit(request: Request) -> None:
         # A key that is given must be right even where none is needed, so that a client which
@@ -53,7 +55,13 @@ def router(state: GatewayState) -> APIRouter:
             "state": "up" if any(model.candidates for model in models) else "down",
         }
 
-    @routes.get("", response_model=ModelList, summary="List the models", responses={401: {"model": ErrorBody}})
+    @routes.get(
+        "",
+        response_model=ModelList,
+        summary="List the models",
+        responses={401: {"model": ErrorBody}},
+        openapi_extra=security,
+    )
     async def list_models(request: Request) -> JSONResponse:
         admit(request)
         return JSONResponse({"object": "list", "data": [show(model) for model in state.models.values()]})
@@ -63,6 +71,7 @@ def router(state: GatewayState) -> APIRouter:
         response_model=ModelObject,
         summary="Show one model",
         responses={401: {"model": ErrorBody}, 404: {"model": ErrorBody}},
+        openapi_extra=security,
     )
     async def get_model(model_id: str, request: Request) -> JSONResponse:
         admit(request)

@@ -51,6 +51,7 @@ def router(state: GatewayState) -> APIRouter:
             status_code=404,
             response_class=JSONResponse,
             responses=_REFUSALS,
+            openapi_extra={"security": [{"bearer": []}]},
             operation_id=f"{method.lower()}Response{path.strip('/').title().replace('_', '')}",
         )
     return routes

@@ -11,15 +11,22 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = [
+    "MOST_TOKENS",
     "ChatCompletion",
     "ChatRequest",
     "Completion",
     "CompletionRequest",
     "ErrorBody",
     "Health",
+    "Live",
     "ModelList",
     "ModelObject",
+    "Ready",
 ]
+
+
+# Far beyond any context. Without a bound the document would allow 1e300, which is an integer to JSON Schema.
+MOST_TOKENS = 2**31 - 1
 
 
 class _Open(BaseModel):
@@ -37,7 +44,7 @@ class _Common(_Open):
     model: str = Field(
         description="The id of a model in /v1/models, one of its aliases, or `auto` for the smallest that fits"
     )
-    max_tokens: int | None = Field(None, ge=1, description="At most so many tokens are generated")
+    max_tokens: int | None = Field(None, ge=1, le=MOST_TOKENS, description="At most so many tokens are generated")
     temperature: float | None = Field(
         None, ge=0, description="0 is deterministic; the model's own default is used where none is given"
     )
@@ -181,6 +188,21 @@ class ModelList(BaseModel):
 
     object: Literal["list"]
     data: list[ModelObject]
+
+
+class Live(BaseModel):
+    """This instance answers."""
+
+    status: Literal["ok"]
+    instance: str
+    version: str
+
+
+class Ready(BaseModel):
+    """Whether this instance takes requests."""
+
+    status: Literal["ready", "not ready"]
+    instance: str
 
 
 class EngineHealth(BaseModel):

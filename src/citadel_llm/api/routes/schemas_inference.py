@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from citadel_llm.api.routes.schemas import ChatMessage
+from citadel_llm.api.routes.schemas import MOST_TOKENS, ChatMessage
 
 __all__ = [
     "Embeddings",
@@ -36,7 +36,9 @@ class ResponseRequest(BaseModel):
     model: str = _MODEL
     input: str | list[dict[str, Any]] = Field(description="A text, or the conversation's items so far")
     instructions: str | None = Field(None, description="What a system message would say")
-    max_output_tokens: int | None = Field(None, ge=1, description="At most so many tokens are generated")
+    max_output_tokens: int | None = Field(
+        None, ge=1, le=MOST_TOKENS, description="At most so many tokens are generated"
+    )
     temperature: float | None = Field(None, ge=0, description="The model's own default is used where none is given")
     stream: bool = False
     store: Literal[False] = Field(False, description="Responses are not kept on this server")
@@ -182,7 +184,7 @@ class MessageCountRequest(BaseModel):
 class MessageRequest(MessageCountRequest):
     """A conversation to go on with, in the shape of Anthropic's API."""
 
-    max_tokens: int = Field(ge=1, description="At most so many tokens are generated")
+    max_tokens: int = Field(ge=1, le=MOST_TOKENS, description="At most so many tokens are generated")
     temperature: float | None = None
     stream: bool = False
 
