@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from citadel_llm.api.gateway import Gateway
+from applications import application
 from citadel_llm.api.state import GatewayState
 from citadel_llm.integration.metrics import Metrics
 from citadel_llm.utils.config import parse_config
@@ -166,7 +166,7 @@ class Caller:
     def __init__(self, state: GatewayState) -> None:
         self.state = state
         self.gone = asyncio.Event()  # set: every caller hangs up
-        self._app = Gateway(state)
+        self._app = application(state)
 
     async def ask(
         self, model: str = "m", key: str = "alice", headers: dict[str, str] | None = None, **body: Any

@@ -1,13 +1,19 @@
-"""The gateway's application: the hot path first, FastAPI for everything else.
+"""The gateway's application: handlers for the hot path, FastAPI for everything else.
 
-app = Gateway(state)      # inside the running loop
-await state.start()
+    gateway = Gateway(state)      # inside the running loop
+    await state.start()
+
+`gateway.hot` holds the handlers by path, for POST; what a server does not give to them it gives to the gateway itself,
+an ASGI application.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from fastapi import FastAPI
 
+from citadel_llm.api.call import Handler
 from citadel_llm.api.errors import ApiError, error_body
 from citadel_llm.api.middleware.asgi import App, Receive, Scope, Send
 from citadel_llm.api.middleware.context import RequestContext, install_error_handlers
@@ -17,9 +23,7 @@ from citadel_llm.api.routes.completions import Completions
 from citadel_llm.api.routes.kinds import ENDPOINTS
 from citadel_llm.api.state import GatewayState
 
-__all__ = ["HOT_PATHS", "Gateway", "build_fastapi"]
-
-HOT_PATHS = tuple(ENDPOINTS)
+__all__ = ["Gateway", "build_fastapi"]
 
 
 def build_fastapi(state: GatewayState) -> FastAPI:
@@ -34,24 +38,20 @@ def build_fastapi(state: GatewayState) -> FastAPI:
 
 
 class Gateway:
-    """The whole, as one ASGI application."""
+    """The whole."""
 
     def __init__(self, state: GatewayState) -> None:
-        self._hot: dict[str, App] = {path: Completions(state, path) for path in HOT_PATHS}
+        self.hot: Mapping[str, Handler] = {path: Completions(state, path) for path in ENDPOINTS}
         self._rest: App = RequestContext(self._cold, state)
         self._fastapi = build_fastapi(state)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Called by the server for each request."""
+        """Called by the server for each request that is not for a hot handler."""
         if scope["type"] == "http":
-            hot = self._hot.get(scope["path"])
-            if hot is not None and scope["method"] == "POST":
-                await hot(scope, receive, send)
-            else:
-                await self._rest(scope, receive, send)
+            await self._rest(scope, receive, send)
 
     async def _cold(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["path"] not in self._hot:
+        if scope["path"] not in self.hot:
             await self._fastapi(scope, receive, send)
             return
         error = ApiError(405, "method_not_allowed", f"{scope['path']} takes POST; see /docs.")

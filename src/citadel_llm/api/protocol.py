@@ -1,43 +1,298 @@
-"""uvicorn's HTTP/1.1, with bounds on what callers may keep waiting, and refusals in our shape."""
+"""uvicorn's HTTP/1.1 with bounds on what callers may keep waiting, refusals in our shape, and a short way for the
+hot path: its requests are answered without ASGI in between, most of them in one task step and one write each way.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import urllib.parse
+from collections.abc import Mapping
+from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import httptools
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from citadel_llm.api.errors import ApiError, error_body
+from citadel_llm.api.call import CallerGone, Handler, Listener, TooLarge
+from citadel_llm.api.errors import ApiError, Headers, error_body
 from citadel_llm.api.middleware.correlation import new_request_id
 
 __all__ = ["bounded_protocol"]
 
 _MAX_HEAD_BYTES = 1 << 16
+# So many requests may wait for their turn on a connection before it is not read any more: who hangs up while
+# one is answered is noticed in spite of them.
+_MAX_AHEAD = 16
+
+_logger = logging.getLogger("uvicorn.error")
+
+
+class _Call:
+    """One request of the hot path; implements `Call`."""
+
+    __slots__ = (
+        "_body",
+        "_chunked",
+        "_expects",
+        "_left",
+        "_limit",
+        "_protocol",
+        "_size",
+        "_waiter",
+        "client",
+        "disconnected",
+        "exchange",
+        "handler",
+        "headers",
+        "keep_alive",
+        "more_body",
+        "response_complete",
+        "response_started",
+    )
+
+    def __init__(self, protocol: _Protocol, handler: Handler, keep_alive: bool) -> None:
+        self._protocol = protocol
+        self.handler = handler
+        self.keep_alive = keep_alive
+        self.headers: Headers = protocol.headers
+        self.client = protocol.client_host
+        self.exchange: Listener | None = None
+        self.more_body = True
+        self.disconnected = self.response_started = self.response_complete = False
+        self._expects = protocol.expect_100_continue
+        self._body: bytes | list[bytes] = b""
+        self._size = 0
+        self._limit = 0
+        self._waiter: asyncio.Future[None] | None = None
+
+    # The request
+
+    async def body(self, limit: int) -> bytes:
+        """See `Call`."""
+        if self.more_body and not self.disconnected and self._size <= limit:
+            await self._rest(limit)
+        if self._size > limit:
+            raise TooLarge
+        if self.disconnected:
+            raise CallerGone("the caller hung up before its request was complete")
+        body = self._body
+        self._body = b""
+        return body if isinstance(body, bytes) else b"".join(body)
+
+    async def _rest(self, limit: int) -> None:
+        protocol = self._protocol
+        if self._expects:
+            self._expects = False
+            protocol.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._limit = limit
+        self._waiter = protocol.loop.create_future()
+        protocol.flow.resume_reading()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def fed(self, data: bytes) -> None:
+        """More of the body has come."""
+        body = self._body
+        if not body:
+            self._body = data
+        elif isinstance(body, list):
+            body.append(data)
+        else:
+            self._body = [body, data]
+        self._size += len(data)
+        if self._waiter is None:
+            if self._size > HIGH_WATER_LIMIT:
+                self._protocol.flow.pause_reading()
+        elif self._size > self._limit:
+            self._wake()
+
+    def complete(self) -> None:
+        """All of the body has come."""
+        self.more_body = False
+        if self._waiter is not None:
+            self._wake()
+
+    def gone(self) -> None:
+        """The caller hung up."""
+        if self.response_complete or self.disconnected:
+            return
+        self.disconnected = True
+        if self._waiter is not None:
+            self._wake()
+        elif self.exchange is not None:
+            self.exchange.interrupt(CallerGone("the caller hung up"))
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    # The answer
+
+    async def whole(self, status: int, headers: Headers, body: bytes) -> None:
+        """See `Call`."""
+        protocol = self._protocol
+        if protocol.flow.write_paused:
+            await protocol.flow.drain()
+        if self.disconnected:
+            return
+        head = self._head(status, headers, len(body))
+        if self._chunked or self._left != len(body):
+            raise RuntimeError("an answer that differs from its length")
+        if len(body) < HIGH_WATER_LIMIT:
+            protocol.transport.write(head + body)
+        else:
+            protocol.transport.writelines((head, body))
+        self._done()
+
+    async def start(self, status: int, headers: Headers) -> None:
+        """See `Call`."""
+        protocol = self._protocol
+        if protocol.flow.write_paused:
+            await protocol.flow.drain()
+        if not self.disconnected:
+            protocol.transport.write(self._head(status, headers, None))
+
+    async def piece(self, data: bytes) -> None:
+        """See `Call`."""
+        protocol = self._protocol
+        if protocol.flow.write_paused:
+            await protocol.flow.drain()
+        if self.disconnected or not data:
+            return
+        if self._chunked:
+            protocol.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+            return
+        self._left -= len(data)
+        if self._left < 0:
+            raise RuntimeError("an answer that is longer than its length")
+        protocol.transport.write(data)
+
+    async def end(self, data: bytes = b"") -> None:
+        """See `Call`."""
+        if data:
+            await self.piece(data)
+        elif self._protocol.flow.write_paused:
+            await self._protocol.flow.drain()
+        if self.disconnected:
+            return
+        if self._chunked:
+            self._protocol.transport.write(b"0\r\n\r\n")
+        elif self._left:
+            raise RuntimeError("an answer that is shorter than its length")
+        self._done()
+
+    def _head(self, status: int, headers: Headers, length: int | None) -> bytes:
+        """The answer's head, which has its `length` unless `headers` have one. What is no header raises RuntimeError.
+
+        httptools lets none through with an end of a line in it, so that this finds mistakes of our own.
+        """
+        if self.response_started:
+            raise RuntimeError("an answer that begins twice")
+        lines = [STATUS_LINE[status], self._protocol.default_head()]
+        left = None
+        for name, value in headers:
+            lines.append(b"%b: %b\r\n" % (name, value))
+            if name == b"content-length":
+                left = int(value)
+            elif name == b"connection":
+                self.keep_alive = False
+        count = len(headers)
+        self._chunked = False
+        if left is None:
+            if length is not None:
+                left = length
+                if length or status not in (204, 304):
+                    lines.append(b"content-length: %d\r\n" % length)
+                    count += 1
+            elif status in (204, 304):
+                left = 0
+            else:
+                self._chunked = True
+                lines.append(b"transfer-encoding: chunked\r\n")
+                count += 1
+        self._left = left or 0
+        if not self.keep_alive and (b"connection", b"close") not in headers:
+            lines.append(b"connection: close\r\n")
+            count += 1
+        lines.append(b"\r\n")
+        head = b"".join(lines)
+        ends = count + 2 + len(self._protocol.server_state.default_headers)
+        if head.count(b"\n") != ends or head.count(b"\r") != ends or b"\0" in head:
+            raise RuntimeError("a header with a control character in it")
+        self.response_started = True
+        return head
+
+    def _done(self) -> None:
+        self.response_complete = True
+        self._body = b""
+        if not self.keep_alive:
+            self._protocol.transport.close()
+        self._protocol.on_response_complete()
 
 
 class _Protocol(HttpToolsProtocol):
-    """uvicorn bounds neither the headers of a request, in bytes and time, nor the time for taking an answer."""
+    """uvicorn bounds neither the headers of a request, in bytes and time, nor the time for taking an answer.
+
+    A connection has one timer for its idleness: it looks, when it goes off, at how long nothing has happened.
+    """
 
     head_s = 30.0
     write_s = 120.0
+    hot: Mapping[bytes, Handler] = {}
+    client_host: str | None = None
     _in_head = False
     _head_bytes = 0
     _head_timer: asyncio.TimerHandle | None = None
     _write_timer: asyncio.TimerHandle | None = None
+    _idle_since = 0.0
+    _ready: _Call | None = None  # to be started once the parser has had all that came
+    _current: Any = None  # the call, or uvicorn's cycle, that is being answered
+    _rendered: tuple[list[tuple[bytes, bytes]] | None, bytes] = (None, b"")
+
+    # The transport's side
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
         """Called by the loop. A connection that never asks is idle, and ends as idle ones do."""
         super().connection_made(transport)
-        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+        self.client_host = self.client[0] if self.client else None
+        self._idle_since = self.loop.time()
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self._look_whether_idle)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the loop."""
         self._end_head()
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
+            self.timeout_keep_alive_task = None
         self.resume_writing()
+        current = self._current
+        if isinstance(current, _Call):
+            current.gone()
+        elif current is not None:
+            current.disconnected = True
+            current.message_event.set()
+        if isinstance(self.cycle, _Call):  # the newest; uvicorn's code would take it for one of its own
+            self.cycle = None
+        self.pipeline.clear()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Called by the loop. Headers that come in one piece, as almost all do, cost no timer."""
-        super().data_received(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._unsupported_upgrade_warning()
+        except httptools.HttpParserError:
+            message = "Invalid HTTP request received."
+            self.logger.warning(message)
+            self.send_400_response(message)
+        if self._ready is not None:
+            call, self._ready = self._ready, None
+            # It runs here and now, as far as it gets without waiting for anything.
+            asyncio.Task(self._answer(call), loop=self.loop, eager_start=True)
         if self._in_head and not self.transport.is_closing():
             self._head_bytes += len(data)
             if self._head_bytes > _MAX_HEAD_BYTES:
@@ -61,19 +316,125 @@ class _Protocol(HttpToolsProtocol):
             self._write_timer = None
         super().resume_writing()
 
+    # The parser's side
+
     def on_message_begin(self) -> None:
         """Called by the parser."""
         self._in_head = True
-        super().on_message_begin()
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
 
     def on_headers_complete(self) -> None:
         """Called by the parser."""
         self._end_head()
-        super().on_headers_complete()
+        parser = self.parser
+        if parser.get_method() == b"POST":
+            handler = self.hot.get(self.url) or self.hot.get(_path_of(self.url))
+            if handler is not None:
+                call = _Call(self, handler, parser.get_http_version() != "1.0" and parser.should_keep_alive())
+                self.cycle = call  # type: ignore[assignment] # what uvicorn's code asks of it, it has
+                if self._current is None:
+                    self._current = self._ready = call
+                else:
+                    self._queue(call)
+                return
+        self._cold()
+
+    def on_body(self, body: bytes) -> None:
+        """Called by the parser."""
+        cycle: Any = self.cycle
+        if isinstance(cycle, _Call):
+            if not cycle.response_complete:
+                cycle.fed(body)
+        else:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Called by the parser."""
+        cycle: Any = self.cycle
+        if isinstance(cycle, _Call):
+            cycle.complete()
+        else:
+            super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
-        """Called by uvicorn where a request can't be parsed."""
+        """Called where a request can't be parsed."""
         self._refuse(400, "invalid_http", msg)
+
+    # Requests in turn
+
+    def _cold(self) -> None:
+        """Hand the request over to uvicorn."""
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.headers.extend(headers)
+        self.url, self.expect_100_continue = url, expects
+        # uvicorn looks at the newest request to see whether one is under way; which one is, is ours to know.
+        self.cycle = self._current
+        super().on_headers_complete()
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._current = cycle
+        if isinstance(cycle, _Call):
+            self.loop.create_task(self._answer(cycle))
+        else:
+            super()._start_asgi_task(cycle, app)
+
+    def _queue(self, call: _Call) -> None:
+        self.pipeline.appendleft((call, None))  # type: ignore[arg-type]
+        if len(self.pipeline) >= _MAX_AHEAD:
+            self.flow.pause_reading()
+
+    def on_response_complete(self) -> None:
+        """Called when an answer is complete: the next request's turn, or none's."""
+        self.server_state.total_requests += 1
+        self._current = None
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self._idle_since = self.loop.time()
+
+    async def _answer(self, call: _Call) -> None:
+        task: Any = asyncio.current_task()
+        self.tasks.add(task)
+        try:
+            await call.handler(call)
+        except BaseException as failure:  # the server's end cancels what still runs, and waits for nobody
+            if not isinstance(failure, asyncio.CancelledError):
+                _logger.error("Exception in the hot path", exc_info=failure)
+        finally:
+            self.tasks.discard(task)
+            if not call.response_complete and not call.disconnected:
+                self.transport.close()
+
+    def default_head(self) -> bytes:
+        """The headers that uvicorn gives to each answer, as bytes; it makes new ones each second."""
+        headers = self.server_state.default_headers
+        known, rendered = _Protocol._rendered
+        if known is not headers:
+            rendered = b"".join([b"%b: %b\r\n" % pair for pair in headers])
+            _Protocol._rendered = (headers, rendered)
+        return rendered
+
+    # Limits
+
+    def _unset_keepalive_if_required(self) -> None:
+        """Called by uvicorn, whose timer is another."""
+
+    def _look_whether_idle(self) -> None:
+        idle_s = 0.0
+        if self._current is None and not self._in_head:
+            idle_s = self.loop.time() - self._idle_since
+        if idle_s < self.timeout_keep_alive:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive - idle_s, self._look_whether_idle
+            )
+        else:
+            self.timeout_keep_alive_handler()
 
     def _end_head(self) -> None:
         self._in_head = False
@@ -87,8 +448,7 @@ class _Protocol(HttpToolsProtocol):
 
     def _refuse(self, status: int, code: str, message: str) -> None:
         self._end_head()
-        cycle = self.cycle
-        if cycle is None or cycle.response_complete or not cycle.response_started:
+        if self._current is None or not self._current.response_started:
             request_id = new_request_id()
             body = error_body(ApiError(status, code, message), request_id)
             self.transport.write(
@@ -97,11 +457,21 @@ class _Protocol(HttpToolsProtocol):
             )
         # Else an answer is under way, and what was sent ahead of its end is what is wrong: nothing may be put amid it.
         self.transport.close()
+        if isinstance(self._current, _Call):
+            self._current.gone()
 
 
-def bounded_protocol(head_s: float, write_s: float) -> type[HttpToolsProtocol]:
+def _path_of(url: bytes) -> bytes:
+    """The path of a URL as it stands in a request's first line, as uvicorn reads it."""
+    path: bytes = httptools.parse_url(url).path
+    return urllib.parse.unquote_to_bytes(path) if b"%" in path else path
+
+
+def bounded_protocol(hot: Mapping[str, Handler], head_s: float, write_s: float) -> type[HttpToolsProtocol]:
     """The protocol class for uvicorn.
 
-    A request's headers may take `head_s` seconds, and a full buffer stay full for `write_s`.
+    A POST to a path of `hot` is answered by its handler. A request's headers may take `head_s` seconds, and a full
+    buffer stay full for `write_s`.
     """
-    return type("BoundedProtocol", (_Protocol,), {"head_s": head_s, "write_s": write_s})
+    handlers = {path.encode("ascii"): handler for path, handler in hot.items()}
+    return type("BoundedProtocol", (_Protocol,), {"head_s": head_s, "write_s": write_s, "hot": handlers})

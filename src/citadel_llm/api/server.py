@@ -113,9 +113,10 @@ async def serve(
         logger.setLevel(logging.WARNING)
     state = make_state()
     certificate = Certificate(config.tls) if config.tls is not None else None
+    gateway = Gateway(state)
     options = uvicorn.Config(
-        Gateway(state),
-        http=bounded_protocol(config.timeouts.body_s, config.timeouts.chunk_s),
+        gateway,
+        http=bounded_protocol(gateway.hot, config.timeouts.body_s, config.timeouts.chunk_s),
         ws="none",
         lifespan="off",
         interface="asgi3",

@@ -104,12 +104,18 @@ class GatewayState:
         self.metrics.cache.up.set(int(up))
         self.log.event("info" if up else "warning", "cache_state", up=up, error=reason or None)
 
-    def _tick(self) -> None:
-        self.prober.look_at_markers()
+    def publish(self) -> None:
+        """Bring the metrics up to date."""
         for model, in_flight, queued in self._gauges:
-            model.tick()
             in_flight.set(model.in_flight)
             queued.set(model.admission.waiting)
+        self.metrics.flush()
+
+    def _tick(self) -> None:
+        self.prober.look_at_markers()
+        for model in self.models.values():
+            model.tick()
+        self.publish()
 
     def _engine_changed(self, model: ServedModel, engine: Engine) -> None:
         model.refresh()

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from citadel_llm.api.gateway import Gateway
+from applications import application
 from citadel_llm.api.state import GatewayState
 from citadel_llm.integration.metrics import Metrics
 from citadel_llm.utils.config import parse_config
@@ -201,7 +201,7 @@ async def rigged(server, **cache):
     ring = KeyRing([(name, hashlib.sha256(key.encode()).digest()) for name, key in KEYS.items()])
     state = GatewayState(config, lambda: ring, Metrics("1"), log, instance="1", version="0")
     await state.start()
-    rig = Rig(Gateway(state), state, engine, log)
+    rig = Rig(application(state), state, engine, log)
     rig.server = server
     try:
         await until(lambda: state.cache is None or state.cache.redis.up, "connected")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from citadel_llm.api.gateway import Gateway
+from applications import application
 from citadel_llm.api.state import GatewayState
 from citadel_llm.integration.metrics import Metrics
 from citadel_llm.utils.config import parse_config
@@ -155,7 +155,7 @@ async def gateway(engines, tmp_path):
     state = GatewayState(config, lambda: KeyRing([("alice", digest)]), Metrics("1"), log, instance="1", version="0")
     await state.start()
     try:
-        yield Caller(Gateway(state), state, log)
+        yield Caller(application(state), state, log)
     finally:
         await state.stop()
         log.close()

@@ -10,18 +10,14 @@ import asyncio
 from collections.abc import Callable
 from time import monotonic
 
+from citadel_llm.api.call import CallerGone
 from citadel_llm.api.errors import ApiError, Headers
-from citadel_llm.api.middleware.asgi import Receive
 from citadel_llm.api.routing.explain import Explanation
 from citadel_llm.utils.config import Timeouts
 
-__all__ = ["CallerGone", "Exchange", "Overdue", "Phase", "Sweeper"]
+__all__ = ["Exchange", "Overdue", "Phase", "Sweeper"]
 
 SWEEP_S = 0.1
-
-
-class CallerGone(Exception):
-    """The caller hung up, or takes nothing any more; there is nobody to answer."""
 
 
 class Overdue(ApiError):
@@ -45,66 +41,34 @@ class Phase:
 class Exchange:
     """The record of one request. Everything that its handler awaits can be interrupted through it."""
 
-    __slots__ = (
-        "_receive",
-        "_task",
-        "_timer",
-        "_watcher",
-        "began",
-        "body_read",
-        "cache",
-        "caller",
-        "completion_tokens",
-        "deadline",
-        "deadline_ms",
-        "engine",
-        "explanation",
-        "failure",
-        "fallback_from",
-        "first_token_at",
-        "given_id",
-        "last_call",
-        "model",
-        "phase",
-        "prompt_tokens",
-        "request_id",
-        "retries",
-        "sent_at",
-        "started",
-        "status",
-        "stream",
-        "takes_events",
-    )
+    # What most requests leave as it is costs them nothing here.
+    deadline_ms = 0  # the caller's own, if it set one that is shorter than ours
+    failure: Exception | None = None
+    caller = ""
+    model = ""
+    engine = ""
+    cache = "bypass"  # what came of looking for a kept answer
+    status = 0
+    started = False
+    stream = False
+    takes_events = False  # an error can still be told, as the last event of the stream
+    retries = 0
+    fallback_from = ""  # the model that was asked for, where another one answers
+    explanation: Explanation | None = None  # where the caller asked for one
+    sent_at = 0.0
+    given_id = False  # the caller chose the request's id
+    first_token_at = 0.0
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    _timer: asyncio.TimerHandle | None = None
 
-    def __init__(self, request_id: str, receive: Receive, began: float, timeouts: Timeouts) -> None:
+    def __init__(self, request_id: str, began: float, timeouts: Timeouts) -> None:
         self.request_id = request_id
         self.began = began
         self.phase = Phase.BODY
         self.deadline = began + timeouts.body_s
         self.last_call = began + timeouts.total_s
-        self.deadline_ms = 0  # the caller's own, if it set one that is shorter than ours
-        self.failure: Exception | None = None
-        self.body_read = False
-        self.caller = ""
-        self.model = ""
-        self.engine = ""
-        self.cache = "bypass"  # what came of looking for a kept answer
-        self.status = 0
-        self.started = False
-        self.stream = False
-        self.takes_events = False  # an error can still be told, as the last event of the stream
-        self.retries = 0
-        self.fallback_from = ""  # the model that was asked for, where another one answers
-        self.explanation: Explanation | None = None  # where the caller asked for one
-        self.sent_at = 0.0
-        self.given_id = False  # the caller chose the request's id
-        self.first_token_at = 0.0
-        self.prompt_tokens: int | None = None
-        self.completion_tokens: int | None = None
-        self._receive = receive
         self._task = asyncio.current_task()
-        self._watcher: asyncio.Task[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
 
     def notes(self) -> Headers:
         """The headers that tell of another model's answering, and of the decision where that was asked for."""
@@ -117,7 +81,7 @@ class Exchange:
 
     def detached(self, timeouts: Timeouts) -> Exchange:
         """The same request, for work in the current task that may outlive its caller."""
-        other = Exchange(self.request_id, self._receive, monotonic(), timeouts)
+        other = Exchange(self.request_id, monotonic(), timeouts)
         other.caller, other.model, other.stream = self.caller, self.model, self.stream
         other.given_id = self.given_id
         return other
@@ -155,24 +119,11 @@ class Exchange:
         if self._task is not None:
             self._task.uncancel()
 
-    def watch_caller(self) -> None:
-        """Begin to listen for the caller's hanging up, if that has not begun."""
-        if self._watcher is None and self.body_read:
-            self._watcher = asyncio.create_task(self._watch())
-
     def close(self) -> None:
-        """Stop listening."""
-        if self._watcher is not None:
-            self._watcher.cancel()
-            self._watcher = None
+        """It is over: its timer must not go off any more."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-    async def _watch(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        self.interrupt(CallerGone("the caller hung up"))
 
 
 def _past_deadline(deadline_ms: int) -> ApiError:
@@ -229,8 +180,6 @@ class Sweeper:
         for exchange in tuple(self._active):
             if now >= exchange.deadline or now >= exchange.last_call:
                 exchange.interrupt(self._overdue(exchange, now))
-            else:
-                exchange.watch_caller()
         self._on_tick()
         self._timer = self._loop.call_later(SWEEP_S, self._sweep)
 

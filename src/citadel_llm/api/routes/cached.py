@@ -2,12 +2,12 @@
 
     cached = CachedAnswers(cache, flights, state, path)
     if cached.wants(request.temperature, request.seed, headers):
-        await cached.serve(exchange, version, headers, body, send, answer)
+        await cached.serve(exchange, version, headers, body, reply, answer)
     else:
-        await answer(exchange, send)
+        await answer(exchange, reply)
 
-`answer(exchange, send)` is the whole of what happens without a cache, from the model's queue to the last byte. It is
-given an exchange of its own, since the call may outlive the caller that began it, and `send`s as to a server.
+`answer(exchange, reply)` is the whole of what happens without a cache, from the model's queue to the last byte. It is
+given an exchange of its own, since the call may outlive the caller that began it, and a reply that is not the caller's.
 
 `x-citadel-cache` says what came of it: `hit` (from the cache, or from a call that was under way), `miss` (from the
 engine), `store` (from the engine because the caller asked for that; kept), `bypass` (no part taken, or no Redis).
@@ -20,8 +20,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from time import monotonic, time
 from typing import Any, NamedTuple
 
+from citadel_llm.api.call import Reply
 from citadel_llm.api.errors import ApiError, Headers
-from citadel_llm.api.middleware.asgi import Message, Send
 from citadel_llm.api.middleware.exchange import Exchange, Phase
 from citadel_llm.api.state import GatewayState
 from citadel_llm.integration.cache.metrics import Outcome
@@ -30,7 +30,7 @@ from citadel_llm.integration.cache.single_flight import Aborted, Flight, Flights
 
 __all__ = ["Answer", "CachedAnswers"]
 
-type Answer = Callable[[Exchange, Send], Awaitable[None]]
+type Answer = Callable[[Exchange, Reply], Awaitable[None]]
 
 # Each caller's answer has its own of these.
 _OWN = frozenset({b"connection", b"content-length", b"x-citadel-cache", b"x-request-id"})
@@ -41,6 +41,39 @@ class _Head(NamedTuple):
     status: int
     headers: Headers
     length: bytes | None
+
+
+class _IntoFlight:
+    """An answer that goes into a flight."""
+
+    def __init__(self, exchange: Exchange, flight: Flight) -> None:
+        self._exchange = exchange
+        self._flight = flight
+        self.found: dict[bytes, bytes] = {}  # the headers
+
+    async def whole(self, status: int, headers: Headers, body: bytes) -> None:
+        """See `Reply`."""
+        length = b"%d" % len(body)
+        await self.start(status, [*headers, (b"content-length", length)])
+        await self.end(body)
+
+    async def start(self, status: int, headers: Headers) -> None:
+        """See `Reply`."""
+        # How long a caller may take, each reader says for itself.
+        self._exchange.expect(Phase.CALLER, self._exchange.last_call)
+        self.found.update(headers)
+        others = [pair for pair in headers if pair[0] not in _OWN]
+        self._flight.start(_Head(status, others, self.found.get(b"content-length")))
+
+    async def piece(self, data: bytes) -> None:
+        """See `Reply`."""
+        self._exchange.expect(Phase.CALLER, self._exchange.last_call)
+        await self._flight.put(data)
+
+    async def end(self, data: bytes = b"") -> None:
+        """See `Reply`."""
+        if data:
+            await self.piece(data)
 
 
 class CachedAnswers:
@@ -63,38 +96,38 @@ class CachedAnswers:
         version: str,
         headers: Iterable[tuple[bytes, bytes]],
         body: bytes,
-        send: Send,
+        reply: Reply,
         answer: Answer,
     ) -> None:
         """Answer the exchange, whose model is the one that is to answer, of that version."""
         plan = self._cache.plan(exchange.caller, self._path, exchange.model, version, body, headers)
         if plan is None:
-            await self._alone(exchange, send, answer)
+            await self._alone(exchange, reply, answer)
             return
         flight = self._joinable(plan)
         if flight is None and plan.read:
             exchange.expect(Phase.FIRST_BYTE, exchange.last_call)
             stored = await self._cache.get(plan.key)
             if stored is not None:
-                await self._replay(exchange, stored, send)
+                await self._replay(exchange, stored, reply)
                 return
             flight = self._joinable(plan)  # one may have begun meanwhile
         if flight is not None:
-            await self._follow(exchange, flight, send, answer)
+            await self._follow(exchange, flight, reply, answer)
             return
         outcome: Outcome = "miss" if plan.read else "store"
-        await self._relay(exchange, self._begin(exchange, plan, answer).reader(), outcome, send)
+        await self._relay(exchange, self._begin(exchange, plan, answer).reader(), outcome, reply)
 
     def _joinable(self, plan: Plan) -> Flight | None:
         return self._flights.get(plan.key) if plan.read and self._flights is not None else None
 
-    async def _alone(self, exchange: Exchange, send: Send, answer: Answer) -> None:
+    async def _alone(self, exchange: Exchange, reply: Reply, answer: Answer) -> None:
         self._cache.metrics.answered("bypass")
-        await answer(exchange, send)
+        await answer(exchange, reply)
 
     # From the cache
 
-    async def _replay(self, exchange: Exchange, stored: Stored, send: Send) -> None:
+    async def _replay(self, exchange: Exchange, stored: Stored, reply: Reply) -> None:
         exchange.cache = "hit"
         size = sum(map(len, stored.pieces))
         headers: Headers = [
@@ -103,46 +136,46 @@ class CachedAnswers:
             (b"x-citadel-model", exchange.model.encode("ascii")),
         ]
         length = None if exchange.stream else b"%d" % size
-        await self._start(exchange, _Head(200, headers, length), "hit", send)
+        await self._start(exchange, _Head(200, headers, length), "hit", reply)
         if exchange.stream:
             exchange.first_token_at = monotonic()
         *pieces, last = stored.pieces
         for piece in pieces:
             exchange.expect(Phase.CALLER, monotonic() + self._chunk_s)
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await reply.piece(piece)
         exchange.expect(Phase.CALLER, monotonic() + self._chunk_s)
-        await send({"type": "http.response.body", "body": last, "more_body": False})
+        await reply.end(last)
         self._cache.metrics.replayed(size)
 
     # From a call
 
-    async def _follow(self, exchange: Exchange, flight: Flight, send: Send, answer: Answer) -> None:
+    async def _follow(self, exchange: Exchange, flight: Flight, reply: Reply, answer: Answer) -> None:
         """Read another's call; where that fails before it began, and another try may not, go on alone."""
         try:
-            await self._relay(exchange, flight.reader(), "shared", send)
+            await self._relay(exchange, flight.reader(), "shared", reply)
         except (ApiError, Aborted) as failure:
             if exchange.started or (isinstance(failure, ApiError) and failure.status not in (429, 500, 502, 503)):
                 raise
-            await self._alone(exchange, send, answer)
+            await self._alone(exchange, reply, answer)
 
-    async def _relay(self, exchange: Exchange, reader: Reader, outcome: Outcome, send: Send) -> None:
+    async def _relay(self, exchange: Exchange, reader: Reader, outcome: Outcome, reply: Reply) -> None:
         with reader:
             exchange.expect(Phase.FIRST_BYTE, exchange.last_call)  # the call has limits of its own
             try:
                 head: _Head = await reader.head()
-                await self._start(exchange, head, outcome, send)
+                await self._start(exchange, head, outcome, reply)
                 while piece := await reader.read():
                     now = monotonic()
                     if exchange.stream and not exchange.first_token_at:
                         exchange.first_token_at = now
                     exchange.expect(Phase.CALLER, now + self._chunk_s)
-                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+                    await reply.piece(piece)
                     exchange.expect(Phase.CHUNK, exchange.last_call)
             finally:
                 self._account(exchange, reader.flight)
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            await reply.end()
 
-    async def _start(self, exchange: Exchange, head: _Head, outcome: Outcome, send: Send) -> None:
+    async def _start(self, exchange: Exchange, head: _Head, outcome: Outcome, reply: Reply) -> None:
         self._cache.metrics.answered(outcome)
         exchange.cache = _HEADER[outcome].decode("ascii")
         out = [*head.headers, (b"x-request-id", exchange.request_id.encode("ascii"))]
@@ -154,7 +187,7 @@ class CachedAnswers:
         exchange.takes_events = exchange.stream and head.length is None
         exchange.status = head.status
         exchange.started = True
-        await send({"type": "http.response.start", "status": head.status, "headers": out})
+        await reply.start(head.status, out)
 
     def _begin(self, exchange: Exchange, plan: Plan, answer: Answer) -> Flight:
         request = exchange.detached
@@ -169,22 +202,11 @@ class CachedAnswers:
     async def _call(self, flight: Flight, exchange: Exchange, plan: Plan, answer: Answer) -> None:
         """Answer into the flight, in the flight's task; keep what is worth it."""
         model = exchange.model
-        found: dict[bytes, bytes] = {}
-
-        async def send(message: Message) -> None:
-            # How long a caller may take, each reader says for itself.
-            exchange.expect(Phase.CALLER, exchange.last_call)
-            if message["type"] == "http.response.start":
-                found.update(message["headers"])
-                headers = [pair for pair in message["headers"] if pair[0] not in _OWN]
-                flight.start(_Head(message["status"], headers, found.get(b"content-length")))
-            elif piece := message.get("body"):
-                await flight.put(piece)
-
+        into = _IntoFlight(exchange, flight)
         flight.note = exchange
         self._state.sweeper.add(exchange)
         try:
-            await answer(exchange, send)
+            await answer(exchange, into)
         except asyncio.CancelledError:
             failure = exchange.recovered()
             if failure is None:
@@ -197,10 +219,10 @@ class CachedAnswers:
             flight.whole
             and exchange.status == 200
             and exchange.model == model
-            and b"content-encoding" not in found
+            and b"content-encoding" not in into.found
             and complete(flight.pieces, stream=exchange.stream)
         ):
-            self._cache.put(plan.key, found.get(b"content-type", b""), flight.pieces)
+            self._cache.put(plan.key, into.found.get(b"content-type", b""), flight.pieces)
 
     def _account(self, exchange: Exchange, flight: Flight) -> None:
         """Who answered; what was used is written down once, with the first of those that it was used for."""

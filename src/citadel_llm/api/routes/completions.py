@@ -1,7 +1,7 @@
 """The endpoints of `kinds.py`: forwarded to an engine as they came.
 
-This is the hot path: plain ASGI, ahead of the FastAPI application. The body is parsed once,
-for what the gateway must know, and its original bytes go on; an answer is never re-serialised.
+This is the hot path, ahead of ASGI and the FastAPI application. The body is parsed once, for
+what the gateway must know, and its original bytes go on; an answer is never re-serialised.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any
 
 import msgspec
 
+from citadel_llm.api.call import Call, CallerGone, Reply, TooLarge
 from citadel_llm.api.errors import ApiError, Headers, error_body, error_event
-from citadel_llm.api.middleware.asgi import Receive, Scope, Send
 from citadel_llm.api.middleware.auth import authenticate
 from citadel_llm.api.middleware.correlation import new_request_id, sane_request_id
-from citadel_llm.api.middleware.exchange import CallerGone, Exchange, Phase
+from citadel_llm.api.middleware.exchange import Exchange, Phase
 from citadel_llm.api.routes.cached import CachedAnswers
 from citadel_llm.api.routes.forward import Forwarder, Unanswered
 from citadel_llm.api.routes.kinds import ENDPOINTS, check_kind
@@ -53,7 +53,7 @@ _request = msgspec.json.Decoder(_Request)
 
 
 class Completions:
-    """One endpoint, as an ASGI application."""
+    """One endpoint."""
 
     def __init__(self, state: GatewayState, path: str) -> None:
         self._state = state
@@ -64,12 +64,13 @@ class Completions:
         cache = state.cache
         self._cached = None if cache is None else CachedAnswers(cache, state.flights, state, path)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, call: Call) -> None:
         """Answer one POST."""
-        authorization, length, request_id, session, deadline, explain = _headers(scope["headers"])
+        authorization, length, request_id, session, deadline, explain = _headers(call.headers)
         state = self._state
-        exchange = Exchange(request_id or new_request_id(), receive, monotonic(), state.config.timeouts)
-        exchange.given_id = request_id is not None
+        call.exchange = exchange = Exchange(request_id or new_request_id(), monotonic(), state.config.timeouts)
+        if request_id is not None:
+            exchange.given_id = True
         state.sweeper.add(exchange)
         error: Exception | None = None
         try:
@@ -78,48 +79,29 @@ class Completions:
                 exchange.explanation = Explanation()
             if deadline is not None:
                 exchange.limit(_milliseconds(deadline))
-            body = await self._read(exchange, receive, length)
-            await self._serve(exchange, scope, body, send, session=session)
+            limit = state.config.limits.body_bytes
+            if length is not None and int(length) > limit:
+                raise TooLarge
+            await self._serve(exchange, call, await call.body(limit), session)
         except asyncio.CancelledError:
             error = exchange.recovered()
             if error is None:
                 raise
         except (ApiError, CallerGone) as failure:
             error = failure
+        except TooLarge:
+            error = _too_large(state.config.limits.body_bytes)
         except Exception as failure:
             error = self._unexpected(exchange, failure)
         finally:
             state.sweeper.discard(exchange)
             try:
                 if error is not None:
-                    await self._fail(exchange, error, send)
+                    await self._fail(exchange, error, call)
             finally:
-                self._finish(exchange, scope, error)
+                self._finish(exchange, call, error)
 
-    async def _read(self, exchange: Exchange, receive: Receive, length: bytes | None) -> bytes:
-        limit = self._state.config.limits.body_bytes
-        if length is not None and int(length) > limit:
-            raise _too_large(limit)
-        message = await receive()
-        body: bytes = message.get("body", b"")
-        if message.get("more_body"):
-            pieces, size = [body], len(body)
-            while message.get("more_body"):
-                if size > limit:
-                    raise _too_large(limit)
-                message = await receive()
-                piece = message.get("body", b"")
-                pieces.append(piece)
-                size += len(piece)
-            body = b"".join(pieces)
-        if message["type"] == "http.disconnect":
-            raise CallerGone("the caller hung up before its request was complete")
-        if len(body) > limit:
-            raise _too_large(limit)
-        exchange.body_read = True
-        return body
-
-    async def _serve(self, exchange: Exchange, scope: Scope, body: bytes, send: Send, *, session: bytes | None) -> None:
+    async def _serve(self, exchange: Exchange, call: Call, body: bytes, session: bytes | None) -> None:
         try:
             request = _request.decode(body)
         except msgspec.ValidationError as failure:
@@ -134,17 +116,17 @@ class Completions:
         exchange.model = model.name
         check_kind(self._path, model, self._state.models)
         check_max_tokens(request, model)
-        answer = partial(self._answer, chain, request, body, session)
-        cached, headers = self._cached, scope["headers"]
+        cached = self._cached
         # Who wants the decision explained wants it made.
         if (
             cached is not None
             and exchange.explanation is None
-            and cached.wants(request.temperature, request.seed, headers)
+            and cached.wants(request.temperature, request.seed, call.headers)
         ):
-            await cached.serve(exchange, model.config.version, headers, body, send, answer)
+            answer = partial(self._answer, chain, request, body, session)
+            await cached.serve(exchange, model.config.version, call.headers, body, call, answer)
         else:
-            await answer(exchange, send)
+            await self._answer(chain, request, body, session, exchange, call)
 
     async def _answer(
         self,
@@ -153,15 +135,15 @@ class Completions:
         body: bytes,
         session: bytes | None,
         exchange: Exchange,
-        send: Send,
+        reply: Reply,
     ) -> None:
         """Answer by the first model of the chain, else by the next that can."""
         try:
-            await self._ask(exchange, chain[0], request.model, body, send, session)
+            await self._ask(exchange, chain[0], request.model, body, reply, session)
         except Unanswered as failure:
             if len(chain) == 1:
                 raise failure.error from failure
-            await self._fall_back(exchange, chain, failure, request, body, send, session)
+            await self._fall_back(exchange, chain, failure, request, body, reply, session)
 
     async def _fall_back(
         self,
@@ -170,7 +152,7 @@ class Completions:
         failure: Unanswered,
         request: _Request,
         body: bytes,
-        send: Send,
+        reply: Reply,
         session: bytes | None,
     ) -> None:
         """Ask the other models of the chain, those that can be asked. Raises the first model's error."""
@@ -183,7 +165,7 @@ class Completions:
             exchange.model, exchange.fallback_from = model.name, first
             self._state.metrics.fell_back(first, model.name)
             try:
-                await self._ask(exchange, model, request.model, body, send, session)
+                await self._ask(exchange, model, request.model, body, reply, session)
                 return
             except Unanswered:
                 continue
@@ -191,7 +173,7 @@ class Completions:
         raise failure.error from failure
 
     async def _ask(
-        self, exchange: Exchange, model: ServedModel, named: str, body: bytes, send: Send, session: bytes | None
+        self, exchange: Exchange, model: ServedModel, named: str, body: bytes, reply: Reply, session: bytes | None
     ) -> None:
         """Answer the exchange by `model`. Raises Unanswered where another model may."""
         if not model.candidates:
@@ -208,7 +190,7 @@ class Completions:
             await self._enter(exchange, model, len(body))
         entered = monotonic()
         try:
-            await self._forwarder.forward(exchange, model, body, send, key)
+            await self._forwarder.forward(exchange, model, body, reply, key)
         finally:
             admission.leave(monotonic() - entered if exchange.started else None)
 
@@ -231,7 +213,7 @@ class Completions:
             raise
         state.metrics.queue_waited(model.name, monotonic() - began)
 
-    async def _fail(self, exchange: Exchange, error: Exception, send: Send) -> None:
+    async def _fail(self, exchange: Exchange, error: Exception, reply: Reply) -> None:
         """Tell the caller, as far as that can still be done."""
         if not isinstance(error, ApiError):
             exchange.status = 499
@@ -241,14 +223,13 @@ class Completions:
             # and anything else is cut off, which the server does with an answer that is left incomplete.
             if exchange.takes_events:
                 event = error_event(error, exchange.request_id, named=self._endpoint.named_events)
-                await send({"type": "http.response.body", "body": event, "more_body": False})
+                await reply.end(event)
             exchange.status = error.status
             return
         exchange.status = error.status
         body = error_body(error, exchange.request_id)
         headers = [
             (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % len(body)),
             (b"x-request-id", exchange.request_id.encode("ascii")),
             *error.headers,
         ]
@@ -257,8 +238,7 @@ class Completions:
         headers.extend(exchange.notes())
         if error.status == 408 or self._state.draining:
             headers.append((b"connection", b"close"))
-        await send({"type": "http.response.start", "status": error.status, "headers": headers})
-        await send({"type": "http.response.body", "body": body, "more_body": False})
+        await reply.whole(error.status, headers, body)
 
     def _unexpected(self, exchange: Exchange, failure: Exception) -> ApiError:
         self._state.log.event(
@@ -271,7 +251,7 @@ class Completions:
             500, "internal_error", "Something went wrong inside the gateway; its log names this request_id."
         )
 
-    def _finish(self, exchange: Exchange, scope: Scope, error: Exception | None) -> None:
+    def _finish(self, exchange: Exchange, call: Call, error: Exception | None) -> None:
         state = self._state
         duration = monotonic() - exchange.began
         status = exchange.status or 499
@@ -283,7 +263,6 @@ class Completions:
             ttft = exchange.first_token_at - exchange.began
             state.metrics.first_token(exchange.model, ttft)
             ttft_ms = round(ttft * 1e3, 3)
-        client = scope.get("client")
         state.log.event(
             "info" if status < 500 else "warning",
             "access",
@@ -297,7 +276,7 @@ class Completions:
             fallback_from=exchange.fallback_from or None,
             engine=exchange.engine or None,
             caller=exchange.caller or None,
-            client=client[0] if client else None,
+            client=call.client,
             stream=exchange.stream,
             cache=exchange.cache,
             prompt_tokens=exchange.prompt_tokens,

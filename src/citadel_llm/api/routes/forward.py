@@ -6,8 +6,8 @@ import asyncio
 import os
 from time import monotonic
 
+from citadel_llm.api.call import Reply
 from citadel_llm.api.errors import ApiError, Headers, reshape
-from citadel_llm.api.middleware.asgi import Send
 from citadel_llm.api.middleware.exchange import Exchange, Overdue, Phase
 from citadel_llm.api.routes.usage import note_stream_usage, note_usage
 from citadel_llm.api.routing.retry import backoff_s
@@ -90,7 +90,7 @@ class Forwarder:
         )
 
     async def forward(
-        self, exchange: Exchange, model: ServedModel, body: bytes, send: Send, key: int | None = None
+        self, exchange: Exchange, model: ServedModel, body: bytes, reply: Reply, key: int | None = None
     ) -> None:
         """Answer the exchange. Raises Unanswered where that could not begin, ApiError where it broke off."""
         model.budget.deposit()
@@ -104,7 +104,7 @@ class Forwarder:
                 # Two callers may use one id, and a second attempt uses it again, but an engine
                 # wants ids that differ: what it gets begins with the id and ends at random.
                 suffix = f"-{os.urandom(4).hex()}" if exchange.given_id or again else ""
-                await self._attempt(exchange, model, engine, ticket, suffix, body, send, pooled=not again)
+                await self._attempt(exchange, model, engine, ticket, suffix, body, reply, pooled=not again)
                 return
             except _NotAnsweredError as failure:
                 if failure.crossed and not again:
@@ -157,7 +157,7 @@ class Forwarder:
         ticket: int,
         suffix: str,
         body: bytes,
-        send: Send,
+        reply: Reply,
         *,
         pooled: bool,
     ) -> None:
@@ -182,7 +182,7 @@ class Forwarder:
                 piece, whole = await connection.read_whole(_WHOLE_BYTES)
             begun, failed = True, False
             model.answered(engine, ticket)
-            await self._answer(exchange, model, connection, status, headers, piece, whole, send)
+            await self._answer(exchange, model, connection, status, headers, piece, whole, reply)
         except (OSError, ConnectionLost, BadResponse) as failure:
             broken = self._broken(exchange, model, engine, connection, failure, begun=begun)
             failed = not (isinstance(broken, _NotAnsweredError) and broken.crossed) or None
@@ -261,7 +261,7 @@ class Forwarder:
         headers: Headers,
         piece: bytes,
         whole: bool,
-        send: Send,
+        reply: Reply,
     ) -> None:
         out = [pair for pair in headers if pair[0] not in _NOT_FORWARDED]
         out.append((b"x-request-id", exchange.request_id.encode("ascii")))
@@ -280,20 +280,19 @@ class Forwarder:
             if exchange.completion_tokens:
                 model.latency.answered(now - exchange.sent_at, exchange.completion_tokens)
             exchange.expect(Phase.CALLER, now + self._timeouts.chunk_s)
-            await send({"type": "http.response.start", "status": status, "headers": out})
-            await send({"type": "http.response.body", "body": piece, "more_body": False})
+            await reply.whole(status, out, piece)
             return
         exchange.first_token_at = now
         exchange.expect(Phase.CALLER, now + self._timeouts.chunk_s)
-        await send({"type": "http.response.start", "status": status, "headers": out})
-        pieces = await self._stream(exchange, connection, piece, send)
+        await reply.start(status, out)
+        pieces = await self._stream(exchange, connection, piece, reply)
         model.latency.streamed(
             exchange.first_token_at - exchange.sent_at,
             monotonic() - exchange.first_token_at,
             exchange.completion_tokens or pieces,
         )
 
-    async def _stream(self, exchange: Exchange, connection: Connection, piece: bytes, send: Send) -> int:
+    async def _stream(self, exchange: Exchange, connection: Connection, piece: bytes, reply: Reply) -> int:
         """Forward the body from `piece` on; the result is in how many pieces it came."""
         chunk_s = self._timeouts.chunk_s
         tail = b""
@@ -301,10 +300,10 @@ class Forwarder:
         while piece:
             pieces += 1
             tail = (tail + piece)[-_TAIL_BYTES:]
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await reply.piece(piece)
             exchange.expect(Phase.CHUNK, monotonic() + chunk_s)
             piece = await connection.read()
             exchange.expect(Phase.CALLER, monotonic() + chunk_s)
         note_stream_usage(exchange, tail)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        await reply.end()
         return pieces

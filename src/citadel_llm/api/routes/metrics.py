@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastapi import APIRouter
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import PlainTextResponse, Response
 
 from citadel_llm.api.state import GatewayState
@@ -14,10 +15,11 @@ def router(state: GatewayState) -> APIRouter:
     """The endpoint; it needs no key."""
     routes = APIRouter(tags=["health"])
 
-    # A plain function, so that FastAPI runs it on a thread: it reads the instances' files.
     @routes.get("/metrics", summary="Metrics of all instances, for Prometheus", response_class=PlainTextResponse)
-    def metrics() -> Response:
-        text, content_type = state.metrics.exposition()
+    async def metrics() -> Response:
+        state.publish()
+        # On a thread, for it reads the instances' files.
+        text, content_type = await run_in_threadpool(state.metrics.exposition)
         return Response(text, headers={"content-type": content_type})
 
     return routes

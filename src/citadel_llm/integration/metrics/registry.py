@@ -1,4 +1,5 @@
-"""The gateway's metrics.
+"""The gateway's metrics. What each request adds to is kept in process and written into the files by `flush`, which the
+gateway does ten times a second, for each scrape of its own, and at its end.
 
 Instances behind one socket share a directory (`PROMETHEUS_MULTIPROC_DIR`), and whichever
 answers a scrape adds them all up. Files there are named after the instance, not the process,
@@ -9,12 +10,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from threading import Lock
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from citadel_llm.integration.metrics.cache import CacheCounters
+from citadel_llm.integration.metrics.tally import Distribution, Tally
 
 __all__ = ["Metrics"]
 
@@ -125,27 +128,30 @@ class Metrics:
             multiprocess_mode="livemin",
         )
         self.cache = CacheCounters(registry)
-        self._answers: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
-        self._firsts: dict[str, Histogram] = {}
-        self._token_pairs: dict[str, tuple[Counter, Counter]] = {}
+        self._answers: dict[tuple[str, str, int], tuple[Tally, Distribution]] = {}
+        self._durations: dict[tuple[str, str], Distribution] = {}
+        self._firsts: dict[str, Distribution] = {}
+        self._token_pairs: dict[str, tuple[Tally, Tally]] = {}
+        self._kept: list[Tally | Distribution] = []
+        self._flushing = Lock()
 
     def answered(self, route: str, model: str, status: int, duration_s: float) -> None:
         """Count an answer. `route` and `model` are names of ours, never text of a caller."""
         key = (route, model, status)
-        children = self._answers.get(key)
-        if children is None:
-            children = self._answers[key] = (
-                self._requests.labels(route, model, str(status)),
-                self._duration.labels(route, model),
-            )
-        children[0].inc()
-        children[1].observe(duration_s)
+        pair = self._answers.get(key)
+        if pair is None:
+            durations = self._durations.get(key[:2])
+            if durations is None:
+                durations = self._durations[key[:2]] = self._distribution(self._duration.labels(route, model))
+            pair = self._answers[key] = (self._tally(self._requests.labels(route, model, str(status))), durations)
+        pair[0].total += 1
+        pair[1].observe(duration_s)
 
     def first_token(self, model: str, seconds: float) -> None:
         """Note the time to the first piece of a stream."""
         child = self._firsts.get(model)
         if child is None:
-            child = self._firsts[model] = self._first.labels(model)
+            child = self._firsts[model] = self._distribution(self._first.labels(model))
         child.observe(seconds)
 
     def tokens(self, model: str, prompt: int, completion: int) -> None:
@@ -153,11 +159,11 @@ class Metrics:
         pair = self._token_pairs.get(model)
         if pair is None:
             pair = self._token_pairs[model] = (
-                self._tokens.labels(model, "prompt"),
-                self._tokens.labels(model, "completion"),
+                self._tally(self._tokens.labels(model, "prompt")),
+                self._tally(self._tokens.labels(model, "completion")),
             )
-        pair[0].inc(prompt)
-        pair[1].inc(completion)
+        pair[0].total += prompt
+        pair[1].total += completion
 
     def retried(self, model: str) -> None:
         """Count a further attempt."""
@@ -183,8 +189,25 @@ class Metrics:
         """Count a choice."""
         self._auto_choices.labels(model).inc()
 
+    def flush(self) -> None:
+        """Write what was added since the last time."""
+        with self._flushing:
+            for one in tuple(self._kept):
+                one.flush()
+
+    def _tally(self, child: Counter) -> Tally:
+        made = Tally(child)
+        self._kept.append(made)
+        return made
+
+    def _distribution(self, child: Histogram) -> Distribution:
+        made = Distribution(child)
+        self._kept.append(made)
+        return made
+
     def exposition(self) -> tuple[bytes, str]:
         """The text for a scrape and its content type. Reads files: not for the event loop's thread."""
+        self.flush()
         registry = self._registry
         if self._directory is not None:
             registry = CollectorRegistry()
@@ -193,5 +216,6 @@ class Metrics:
 
     def close(self) -> None:
         """Withdraw this instance's gauges; what it counted stays."""
+        self.flush()
         if self._directory is not None:
             mark_process_dead(self._instance, self._directory)  # type: ignore[no-untyped-call]
