@@ -166,3 +166,147 @@ def test_a_wrong_request_is_the_callers_error_at_every_endpoint(post, kinds, pat
     status, body = post(path, {"model": name, **wrong})
     assert 400 <= status < 500, (status, body)
     assert json.loads(body)["error"]["message"]
+
+
+# -- what the gateway does not know and the engine does ------------------------------------------------------------
+
+WEATHER = {
+    "type": "object",
+    "properties": {"unit": {"enum": ["celsius", "fahrenheit"]}, "indoors": {"type": "boolean"}},
+    "required": ["unit", "indoors"],
+    "additionalProperties": False,
+}
+# The lab's models say anything that a grammar lets them, spaces between the tokens of JSON without end included: so
+# several are asked, and what counts is each answer that came to its end.
+SEEDS = range(8)
+LENGTH = {"max_tokens": 600, "temperature": 1.0}
+FRESH = {"cache-control": "no-store"}  # from the engine, where the gateway keeps answers
+
+
+def is_weather(text):
+    said = json.loads(text)
+    return (
+        set(said) == {"unit", "indoors"}
+        and said["unit"] in ("celsius", "fahrenheit")
+        and isinstance(said["indoors"], bool)
+    )
+
+
+def test_a_named_tool_is_called_with_arguments_of_its_schema(client, model):
+    tool = {"type": "function", "function": {"name": "weather", "description": "Tells it", "parameters": WEATHER}}
+    ended = 0
+    for seed in SEEDS:
+        answer = client.chat.completions.create(
+            model=model, messages=TALK, tools=[tool], seed=seed, extra_headers=FRESH, **LENGTH,
+            tool_choice={"type": "function", "function": {"name": "weather"}},
+        )  # fmt: skip
+        (call,) = answer.choices[0].message.tool_calls
+        assert (call.type, call.function.name) == ("function", "weather")
+        assert call.id
+        if answer.choices[0].finish_reason != "length":
+            assert is_weather(call.function.arguments), call
+            ended += 1
+    assert ended, "no call came to its end"
+
+
+def test_a_named_tools_call_comes_as_a_stream_too(client, model):
+    tool = {"type": "function", "function": {"name": "weather", "parameters": WEATHER}}
+    ended = 0
+    for seed in SEEDS:
+        pieces = list(client.chat.completions.create(
+            model=model, messages=TALK, tools=[tool], seed=seed, stream=True, extra_headers=FRESH, **LENGTH,
+            tool_choice={"type": "function", "function": {"name": "weather"}},
+        ))  # fmt: skip
+        choices = [piece.choices[0] for piece in pieces if piece.choices]
+        calls = [call for choice in choices for call in choice.delta.tool_calls or ()]
+        assert {call.function.name for call in calls if call.function.name} == {"weather"}
+        if choices[-1].finish_reason != "length":
+            assert is_weather("".join(call.function.arguments or "" for call in calls)), calls
+            ended += 1
+    assert ended, "no call came to its end"
+
+
+def test_a_schema_for_the_answer_is_kept_to(client, model):
+    wanted = {"type": "json_schema", "json_schema": {"name": "weather", "schema": WEATHER, "strict": True}}
+    ended = 0
+    for seed in SEEDS:
+        answer = client.chat.completions.create(
+            model=model, messages=TALK, response_format=wanted, seed=seed, extra_headers=FRESH, **LENGTH
+        )
+        if answer.choices[0].finish_reason == "stop":
+            assert is_weather(answer.choices[0].message.content), answer
+            ended += 1
+    assert ended, "no answer came to its end"
+
+
+def test_a_schema_that_is_none_is_the_callers_error(client, model):
+    wanted = {"type": "json_schema", "json_schema": {"name": "weather", "schema": {"type": "nothing"}}}
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(model=model, messages=TALK, response_format=wanted, max_tokens=4)
+    assert refused.value.request_id
+
+
+def test_log_probabilities_come_with_each_token(client, model):
+    chat = client.chat.completions.create(
+        model=model, messages=TALK, max_tokens=4, logprobs=True, top_logprobs=3, extra_body={"ignore_eos": True}
+    )
+    tokens = chat.choices[0].logprobs.content
+    assert len(tokens) == 4
+    for token in tokens:
+        assert len(token.top_logprobs) == 3
+        assert token.logprob <= max(one.logprob for one in token.top_logprobs) <= 0
+    text = client.completions.create(
+        model=model, prompt="Once", max_tokens=4, logprobs=2, extra_body={"ignore_eos": True}
+    ).choices[0].logprobs  # fmt: skip
+    assert len(text.tokens) == len(text.token_logprobs) == len(text.top_logprobs) == len(text.text_offset) == 4
+    assert all(logprob <= 0 for logprob in text.token_logprobs)
+
+
+def test_n_answers_come_at_once_plain_and_streamed(client, model):
+    request = {"model": model, "messages": TALK, "n": 3, "max_tokens": 4, "extra_body": {"ignore_eos": True}}
+    plain = client.chat.completions.create(**request)
+    assert sorted(choice.index for choice in plain.choices) == [0, 1, 2]
+    assert plain.usage.completion_tokens == 3 * 4
+    pieces = list(client.chat.completions.create(**request, stream=True))
+    ended = [piece.choices[0].index for piece in pieces if piece.choices and piece.choices[0].finish_reason]
+    assert sorted(ended) == [0, 1, 2]
+
+
+def test_an_answer_stops_before_what_it_is_to_stop_at(client, model):
+    request = {"model": model, "prompt": "Once", "max_tokens": 48, "temperature": 0, "extra_headers": FRESH}
+    whole = client.completions.create(**request).choices[0].text
+    stop = next(letter for letter in whole[1:] if letter.isascii() and letter.isprintable())
+    for given in (stop, ["\x00\x01", stop]):
+        answer = client.completions.create(**request, stop=given).choices[0]
+        assert (answer.text, answer.finish_reason) == (whole[: whole.index(stop)], "stop")
+
+
+def test_a_seed_determines_the_engines_answer(client, model):
+    def said(seed):
+        answer = client.chat.completions.with_raw_response.create(
+            model=model, messages=TALK, max_tokens=32, temperature=1, seed=seed, extra_headers=FRESH,
+            extra_body={"ignore_eos": True},
+        )  # fmt: skip
+        assert answer.headers["x-citadel-cache"] == "bypass", "the engine was not asked"
+        return answer.parse().choices[0].message.content
+
+    first = said(7)
+    assert said(7) == first
+    assert said(8) != first
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_stream_ends_with_its_usage_where_that_is_wanted(client, model, wanted):
+    options = {"model": model, "max_tokens": 6, "stream": True, "extra_body": {"ignore_eos": True}}
+    if wanted:
+        options["stream_options"] = {"include_usage": True}
+    for pieces in (
+        list(client.chat.completions.create(messages=TALK, **options)),
+        list(client.completions.create(prompt="Once", **options)),
+    ):
+        if wanted:
+            assert pieces[-1].choices == []
+            assert pieces[-1].usage.completion_tokens == 6
+            assert pieces[-1].usage.total_tokens == pieces[-1].usage.prompt_tokens + 6
+        else:
+            assert not [piece for piece in pieces if piece.usage]
