@@ -1,9 +1,7 @@
 """The gateway in front of real vLLM engines, through the official client."""
 
 import concurrent.futures
-import re
 import time
-import urllib.request
 
 import openai
 import pytest
@@ -15,20 +13,9 @@ LONG = {"max_tokens": 900, "extra_body": {"ignore_eos": True}}
 
 
 @pytest.fixture(scope="module")
-def models(credentials):
+def models(kinds):
     """Names of the models that write text."""
-    with openai.OpenAI(base_url=f"{credentials['gateway_url']}/v1", api_key=credentials["admin_key"]) as client:
-        return [model.id for model in client.models.list() if model.kind == "generate"]
-
-
-def engine_metric(credentials, model, name):
-    """A metric of the model's own engine, from the engine itself."""
-    address = credentials["gateway_url"].split("/")[2].split(":")[0]
-    with urllib.request.urlopen(f"{credentials['gateway_url']}/health", timeout=10) as answer:
-        port = re.search(rf'"{model}".*?"address":"[^"]*:(\d+)"', answer.read().decode().replace(" ", "")).group(1)
-    with urllib.request.urlopen(f"http://{address}:{port}/metrics", timeout=10) as answer:
-        found = re.findall(rf"^{name}(?:\{{[^}}]*\}})? (\S+)$", answer.read().decode(), re.MULTILINE)
-    return sum(map(float, found))
+    return kinds["generate"]
 
 
 def test_the_list_of_models_and_each_of_them(client, models):
@@ -104,14 +91,14 @@ def test_the_callers_correlation_id_comes_back(client, models):
     assert answer.headers["x-request-id"] == "my-id-1"
 
 
-def test_who_hangs_up_frees_the_engine(client, credentials, models):
+def test_who_hangs_up_frees_the_engine(client, engine_metric, models):
     model = models[0]
     stream = client.chat.completions.create(model=model, messages=HELLO, stream=True, **LONG)
     next(iter(stream))
-    assert engine_metric(credentials, model, "vllm:num_requests_running") == 1
+    assert engine_metric(model, "vllm:num_requests_running") == 1
     stream.close()
     hung_up = time.monotonic()
-    while engine_metric(credentials, model, "vllm:num_requests_running"):
+    while engine_metric(model, "vllm:num_requests_running"):
         assert time.monotonic() - hung_up < 2, "the engine goes on for nobody"
 
 
