@@ -170,16 +170,18 @@ class Forwarder:
                 exchange.expect(Phase.CONNECT, monotonic() + self._timeouts.connect_s)
                 connection = await engine.open()
             self._send(exchange, engine, connection, suffix, body)
-            status, headers = await connection.head()
-            if not 200 <= status < 400:
-                failed = status >= 500
-                await self._refused(connection, status)
             # The first piece of the body too, before the caller is told anything: until then another
             # replica may answer in this one's place.
             if exchange.stream:
-                piece, whole = await connection.read(), False
+                status, headers = await connection.head()
+                good, whole = 200 <= status < 400, False
+                piece = await connection.read() if good else (await connection.read_whole(_ERROR_BYTES))[0]
             else:
-                piece, whole = await connection.read_whole(_WHOLE_BYTES)
+                status, headers, piece, whole = await connection.whole(_WHOLE_BYTES)
+                good = 200 <= status < 400
+            if not good:
+                failed = status >= 500
+                raise self._refusal(status, piece)
             begun, failed = True, False
             model.answered(engine, ticket)
             await self._answer(exchange, model, connection, status, headers, piece, whole, reply)
@@ -237,15 +239,12 @@ class Forwarder:
         crossed = connection is not None and connection.idle_since > 0 and monotonic() - exchange.sent_at < _CROSSING_S
         return _NotAnsweredError("connection lost", crossed=crossed)
 
-    async def _refused(self, connection: Connection, status: int) -> None:
-        """Raises what an error of the replica's comes to."""
+    def _refusal(self, status: int, said: bytes) -> Exception:
+        """What an error of the replica's comes to."""
         if not 400 <= status < 600:
-            raise BadResponse(f"status {status}")
-        said, _ = await connection.read_whole(_ERROR_BYTES)
-        error = reshape(status, said, self._state.config.limits.retry_after_s)
-        if status in self._retried_statuses:
-            raise _NotAnsweredError(f"status {status}", error)
-        raise error
+            return BadResponse(f"status {status}")
+        error = reshape(status, said[:_ERROR_BYTES], self._state.config.limits.retry_after_s)
+        return _NotAnsweredError(f"status {status}", error) if status in self._retried_statuses else error
 
     async def _answer(
         self,
