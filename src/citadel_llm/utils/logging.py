@@ -57,12 +57,9 @@ class LogWriter:
         fixed = self._fixed.get((level, event))
         if fixed is None:
             fixed = self._fixed[level, event] = _members({"level": level, "event": event, **self._static})
-        micros = time.time_ns() // 1000
-        # Put together by hand: the numbers of `ts` are never rounded, and what is the same each time is encoded once.
-        self._lines.append(
-            b'{"ts":%d.%06d,%b%b%b}\n'
-            % (micros // 1_000_000, micros % 1_000_000, fixed, b"," if fields else b"", _members(fields))
-        )
+        # Put together by hand, so that what is the same each time is encoded once; `round` would cost a microsecond.
+        ts = orjson.dumps(time.time_ns() // 1000 / 1e6)
+        self._lines.append(b"".join((b'{"ts":', ts, b",", fixed, b"," if fields else b"", _members(fields), b"}\n")))
         if self._closed:
             self._drain()
         elif not self._wake.is_set():

@@ -207,17 +207,9 @@ class Forwarder:
 
     def _send(self, exchange: Exchange, engine: Engine, connection: Connection, suffix: str, body: bytes) -> None:
         exchange.sent_at = now = monotonic()
-        exchange.expect(Phase.FIRST_BYTE, now + self._timeouts.first_byte_s)
-        connection.send(
-            b"%b%b%b\r\ncontent-length: %d\r\n\r\n"
-            % (
-                self._heads[engine],
-                exchange.request_id.encode("ascii"),
-                suffix.encode("ascii"),
-                len(body),
-            ),
-            body,
-        )
+        exchange.phase, exchange.deadline = Phase.FIRST_BYTE, now + self._timeouts.first_byte_s
+        rest = f"{exchange.request_id}{suffix}\r\ncontent-length: {len(body)}\r\n\r\n"
+        connection.send(self._heads[engine] + rest.encode("ascii"), body)
 
     def _broken(
         self,
@@ -258,11 +250,14 @@ class Forwarder:
         reply: Reply,
     ) -> None:
         out = [pair for pair in headers if pair[0] not in _NOT_FORWARDED]
-        out.append((b"x-request-id", exchange.request_id.encode("ascii")))
-        out.append((b"x-citadel-model", model.header))
+        # The cache did not take part; where it did, who asks says so.
+        out += (
+            (b"x-request-id", exchange.request_id.encode("ascii")),
+            (b"x-citadel-model", model.header),
+            (b"x-citadel-cache", b"bypass"),
+        )
         if exchange.fallback_from or exchange.explanation is not None:
             out.extend(exchange.notes())
-        out.append((b"x-citadel-cache", b"bypass"))  # where it is not, who asked says so
         if self._state.draining:
             out.append((b"connection", b"close"))
         exchange.takes_events = exchange.stream and connection.content_length is None
@@ -273,7 +268,7 @@ class Forwarder:
             note_usage(exchange, piece)
             if exchange.completion_tokens:
                 model.latency.answered(now - exchange.sent_at, exchange.completion_tokens)
-            exchange.expect(Phase.CALLER, now + self._timeouts.chunk_s)
+            exchange.phase, exchange.deadline = Phase.CALLER, now + self._timeouts.chunk_s
             await reply.whole(status, out, piece)
             return
         exchange.first_token_at = now
@@ -289,15 +284,17 @@ class Forwarder:
     async def _stream(self, exchange: Exchange, connection: Connection, piece: bytes, reply: Reply) -> int:
         """Forward the body from `piece` on; the result is in how many pieces it came."""
         chunk_s = self._timeouts.chunk_s
-        tail = b""
+        tail = bytearray()
         pieces = 0
         while piece:
             pieces += 1
-            tail = (tail + piece)[-_TAIL_BYTES:]
+            tail += piece
+            if len(tail) > 8 * _TAIL_BYTES:
+                del tail[:-_TAIL_BYTES]
             await reply.piece(piece)
-            exchange.expect(Phase.CHUNK, monotonic() + chunk_s)
+            exchange.phase, exchange.deadline = Phase.CHUNK, monotonic() + chunk_s
             piece = await connection.read()
-            exchange.expect(Phase.CALLER, monotonic() + chunk_s)
-        note_stream_usage(exchange, tail)
+            exchange.phase, exchange.deadline = Phase.CALLER, monotonic() + chunk_s
+        note_stream_usage(exchange, bytes(tail[-_TAIL_BYTES:]))
         await reply.end()
         return pieces
