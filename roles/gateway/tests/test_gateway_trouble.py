@@ -1,7 +1,8 @@
 """What callers see while something is broken, and that it mends itself."""
 
 import concurrent.futures
-import socket
+import contextlib
+import http.client
 import ssl
 import time
 
@@ -92,19 +93,23 @@ def test_a_renewed_certificate_is_taken_without_dropping_a_connection(host, site
     place = (site["ansible_host"], site["citadel_gateway_https_port"])
 
     def connect():
-        return context.wrap_socket(socket.create_connection(place, timeout=30), server_hostname=place[0])
+        return contextlib.closing(http.client.HTTPSConnection(*place, context=context, timeout=30))
 
     def ask(connection):
-        connection.sendall(b"GET /health/live HTTP/1.1\r\nhost: citadel\r\n\r\n")
-        return connection.recv(65536).split(b"\r\n")[0]
+        connection.request("GET", "/health/live")
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status
 
     def serial():
         with connect() as fresh:
-            return fresh.getpeercert()["serialNumber"]
+            fresh.connect()
+            return fresh.sock.getpeercert()["serialNumber"]
 
     before = serial()
     with connect() as kept:
-        assert ask(kept) == b"HTTP/1.1 200 OK"
+        assert ask(kept) == 200
+        used = kept.sock
         names = host.check_output("systemctl cat citadel-certificate.service | grep -oP '(?<=--names )\\S+'")
         made = host.check_output(
             f"{root}/bin/citadel-certificate ensure --force --names {names} --group {site['citadel_group']}"
@@ -112,6 +117,7 @@ def test_a_renewed_certificate_is_taken_without_dropping_a_connection(host, site
         assert made == "changed"
         assert host.run(f"systemctl reload {' '.join(units)}").succeeded
         assert before not in {serial() for _ in range(16)}
-        assert ask(kept) == b"HTTP/1.1 200 OK"
+        assert ask(kept) == 200
+        assert kept.sock is used
     assert host.run("systemctl start citadel-certificate.service").succeeded
     assert "unchanged" in host.check_output("journalctl -u citadel-certificate.service -n 5 -o cat --no-pager")

@@ -31,25 +31,15 @@ _logger = logging.getLogger("uvicorn.error")
 class _Call:
     """One request of the hot path; implements `Call`."""
 
-    __slots__ = (
-        "_body",
-        "_chunked",
-        "_expects",
-        "_left",
-        "_limit",
-        "_protocol",
-        "_size",
-        "_waiter",
-        "client",
-        "disconnected",
-        "exchange",
-        "handler",
-        "headers",
-        "keep_alive",
-        "more_body",
-        "response_complete",
-        "response_started",
-    )
+    exchange: Listener | None = None
+    more_body = True
+    disconnected = response_started = response_complete = False
+    _body: bytes | list[bytes] = b""
+    _size = 0
+    _limit = 0
+    _waiter: asyncio.Future[None] | None = None
+    _chunked = False
+    _left = 0
 
     def __init__(self, protocol: _Protocol, handler: Handler, keep_alive: bool) -> None:
         self._protocol = protocol
@@ -57,14 +47,6 @@ class _Call:
         self.keep_alive = keep_alive
         self.headers: Headers = protocol.headers
         self.client = protocol.client_host
-        self.exchange: Listener | None = None
-        self.more_body = True
-        self.disconnected = self.response_started = self.response_complete = False
-        self._expects = protocol.expect_100_continue
-        self._body: bytes | list[bytes] = b""
-        self._size = 0
-        self._limit = 0
-        self._waiter: asyncio.Future[None] | None = None
 
     # The request
 
@@ -78,12 +60,11 @@ class _Call:
             raise CallerGone("the caller hung up before its request was complete")
         body = self._body
         self._body = b""
-        return body if isinstance(body, bytes) else b"".join(body)
+        return b"".join(body) if isinstance(body, list) else body
 
     async def _rest(self, limit: int) -> None:
         protocol = self._protocol
-        if self._expects:
-            self._expects = False
+        if (b"expect", b"100-continue") in [(name, value.lower()) for name, value in self.headers]:
             protocol.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._limit = limit
         self._waiter = protocol.loop.create_future()
@@ -194,13 +175,12 @@ class _Call:
         lines = [STATUS_LINE[status], self._protocol.default_head()]
         left = None
         for name, value in headers:
-            lines.append(b"%b: %b\r\n" % (name, value))
+            lines += (name, b": ", value, b"\r\n")
             if name == b"content-length":
                 left = int(value)
             elif name == b"connection":
                 self.keep_alive = False
         count = len(headers)
-        self._chunked = False
         if left is None:
             if length is not None:
                 left = length
@@ -220,8 +200,8 @@ class _Call:
         lines.append(b"\r\n")
         head = b"".join(lines)
         ends = count + 2 + len(self._protocol.server_state.default_headers)
-        if head.count(b"\n") != ends or head.count(b"\r") != ends or b"\0" in head:
-            raise RuntimeError("a header with a control character in it")
+        if head.count(b"\n") != ends or head.count(b"\r") != ends:
+            raise RuntimeError("a header with the end of a line in it")
         self.response_started = True
         return head
 
@@ -327,12 +307,15 @@ class _Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Called by the parser."""
-        self._end_head()
+        if self._head_timer is not None:
+            self._end_head()
+        self._in_head = False
+        self._head_bytes = 0
         parser = self.parser
         if parser.get_method() == b"POST":
             handler = self.hot.get(self.url) or self.hot.get(_path_of(self.url))
             if handler is not None:
-                call = _Call(self, handler, parser.get_http_version() != "1.0" and parser.should_keep_alive())
+                call = _Call(self, handler, parser.should_keep_alive() and parser.get_http_version() != "1.0")
                 self.cycle = call  # type: ignore[assignment] # what uvicorn's code asks of it, it has
                 if self._current is None:
                     self._current = self._ready = call

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import socket
 import sys
@@ -49,6 +50,10 @@ def run(arguments: argparse.Namespace) -> int:
         log.start()
         host, port = sockets[0].getsockname()[:2]
         log.event("info", "starting", address=host, port=port)
+        # Modules are not garbage; and a request leaves no cycles behind, so that looking for them can be rare.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(20_000, 20, 20)
         uvloop.run(
             serve(
                 lambda: GatewayState(

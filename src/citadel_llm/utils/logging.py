@@ -38,6 +38,7 @@ class LogWriter:
         self._lines: deque[bytes] = deque()
         self._capacity = capacity
         self._static = static or {}
+        self._fixed: dict[tuple[str, str], bytes] = {}  # our own words, of which there are few
         self._wake = threading.Event()
         self._closed = False
         self._thread: threading.Thread | None = None
@@ -53,12 +54,12 @@ class LogWriter:
         if len(self._lines) >= self._capacity:
             self.dropped += 1
             return
-        record = {"ts": round(time.time(), 6), "level": level, "event": event, **self._static, **fields}
-        try:
-            line = orjson.dumps(record, default=str, option=orjson.OPT_APPEND_NEWLINE)
-        except TypeError:  # a number beyond 64 bits, or half of a surrogate pair
-            line = json.dumps(record, default=str).encode() + b"\n"
-        self._lines.append(line)
+        fixed = self._fixed.get((level, event))
+        if fixed is None:
+            fixed = self._fixed[level, event] = _members({"level": level, "event": event, **self._static})
+        # Put together by hand, so that what is the same each time is encoded once; `round` would cost a microsecond.
+        ts = orjson.dumps(time.time_ns() // 1000 / 1e6)
+        self._lines.append(b"".join((b'{"ts":', ts, b",", fixed, b"," if fields else b"", _members(fields), b"}\n")))
         if self._closed:
             self._drain()
         elif not self._wake.is_set():
@@ -101,6 +102,14 @@ class LogWriter:
         if self.dropped and not self._lines:
             dropped, self.dropped = self.dropped, 0
             self.event("warning", "log_lines_dropped", count=dropped)
+
+
+def _members(fields: dict[str, Any]) -> bytes:
+    """The members of an object, without its braces."""
+    try:
+        return orjson.dumps(fields, default=str)[1:-1]
+    except TypeError:  # a number beyond 64 bits, or half of a surrogate pair
+        return json.dumps(fields, default=str).encode()[1:-1]
 
 
 class StdlibHandler(logging.Handler):

@@ -14,9 +14,8 @@ def authenticate(keys: KeyRing, authorization: bytes | None) -> str:
     """The name that goes with the key in an `Authorization` header. Raises ApiError 401."""
     if authorization is None:
         raise _refused("No API key was given. Send it as `Authorization: Bearer KEY`.", "missing_api_key")
-    scheme, _, key = authorization.partition(b" ")
-    key = key.strip()
-    if scheme.lower() != b"bearer" or not key or len(key) > _MAX_KEY_BYTES:
+    key = authorization[7:].strip()
+    if authorization[:7].lower() != b"bearer " or not key or len(key) > _MAX_KEY_BYTES:
         raise _refused("The Authorization header is not of the form `Bearer KEY`.", "invalid_api_key")
     name = keys.name_of(key)
     if name is None:

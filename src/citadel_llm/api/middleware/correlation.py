@@ -11,14 +11,15 @@ __all__ = ["new_request_id", "request_id_of", "sane_request_id"]
 _SANE = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 
 
-# An id names a request and opens nothing, so that it may be foreseen: 80 random bits for the process, then a number.
+# An id names a request and opens nothing, so that it may be foreseen: 80 random bits for the process, then a number
+# of 12 digits.
 _process = "req-" + os.urandom(10).hex()
-_numbers = count()
+_numbers = count(1 << 44)
 
 
 def new_request_id() -> str:
     """An id that no other request has: `req-` and 32 hexadecimal digits."""
-    return f"{_process}{next(_numbers):012x}"
+    return _process + hex(next(_numbers))[2:]
 
 
 def sane_request_id(value: bytes) -> str | None:

@@ -146,7 +146,7 @@ class Sweeper:
     def __init__(self, retry_after_s: int, on_tick: Callable[[], None]) -> None:
         self._retry_after_s = retry_after_s
         self._on_tick = on_tick
-        self._active: set[Exchange] = set()
+        self.active: set[Exchange] = set()  # what it looks after
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -162,22 +162,13 @@ class Sweeper:
             self._timer = None
 
     def __len__(self) -> int:
-        return len(self._active)
-
-    def add(self, exchange: Exchange) -> None:
-        """Look after an exchange."""
-        self._active.add(exchange)
-
-    def discard(self, exchange: Exchange) -> None:
-        """The exchange is over."""
-        self._active.discard(exchange)
-        exchange.close()
+        return len(self.active)
 
     def _sweep(self) -> None:
         if self._loop is None:
             return
         now = monotonic()
-        for exchange in tuple(self._active):
+        for exchange in tuple(self.active):
             if now >= exchange.deadline or now >= exchange.last_call:
                 exchange.interrupt(self._overdue(exchange, now))
         self._on_tick()

@@ -204,7 +204,7 @@ class CachedAnswers:
         model = exchange.model
         into = _IntoFlight(exchange, flight)
         flight.note = exchange
-        self._state.sweeper.add(exchange)
+        self._state.sweeper.active.add(exchange)
         try:
             await answer(exchange, into)
         except asyncio.CancelledError:
@@ -213,7 +213,8 @@ class CachedAnswers:
                 raise
             raise failure if isinstance(failure, ApiError) else Aborted(str(failure)) from None
         finally:
-            self._state.sweeper.discard(exchange)
+            self._state.sweeper.active.discard(exchange)
+            exchange.close()
         # Another model that answered in this one's place answers only now.
         if (
             flight.whole

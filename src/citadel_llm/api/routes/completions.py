@@ -22,7 +22,7 @@ from citadel_llm.api.middleware.correlation import new_request_id, sane_request_
 from citadel_llm.api.middleware.exchange import Exchange, Phase
 from citadel_llm.api.routes.cached import CachedAnswers
 from citadel_llm.api.routes.forward import Forwarder, Unanswered
-from citadel_llm.api.routes.kinds import ENDPOINTS, check_kind
+from citadel_llm.api.routes.kinds import ENDPOINTS, wrong_kind
 from citadel_llm.api.routes.limits import MAX_DEADLINE_MS, asks_too_much, check_max_tokens
 from citadel_llm.api.routes.resolve import Resolver, affinity_of
 from citadel_llm.api.routing.admission import Refused, cost_of
@@ -71,7 +71,7 @@ class Completions:
         call.exchange = exchange = Exchange(request_id or new_request_id(), monotonic(), state.config.timeouts)
         if request_id is not None:
             exchange.given_id = True
-        state.sweeper.add(exchange)
+        state.sweeper.active.add(exchange)
         error: Exception | None = None
         try:
             exchange.caller = authenticate(state.keys, authorization)
@@ -94,7 +94,8 @@ class Completions:
         except Exception as failure:
             error = self._unexpected(exchange, failure)
         finally:
-            state.sweeper.discard(exchange)
+            state.sweeper.active.discard(exchange)
+            exchange.close()
             try:
                 if error is not None:
                     await self._fail(exchange, error, call)
@@ -114,8 +115,10 @@ class Completions:
         chain = self._resolver.chain(request.model, exchange, body)
         model = chain[0]
         exchange.model = model.name
-        check_kind(self._path, model, self._state.models)
-        check_max_tokens(request, model)
+        if model.config.kind not in self._endpoint.kinds:
+            raise wrong_kind(self._path, model, self._state.models)
+        if model.config.max_tokens is not None:
+            check_max_tokens(request, model)
         cached = self._cached
         # Who wants the decision explained wants it made.
         if (
@@ -262,7 +265,7 @@ class Completions:
         if exchange.first_token_at and exchange.stream:
             ttft = exchange.first_token_at - exchange.began
             state.metrics.first_token(exchange.model, ttft)
-            ttft_ms = round(ttft * 1e3, 3)
+            ttft_ms = int(ttft * 1e6) / 1e3
         state.log.event(
             "info" if status < 500 else "warning",
             "access",
@@ -270,7 +273,7 @@ class Completions:
             method="POST",
             path=self._path,
             status=status,
-            duration_ms=round(duration * 1e3, 3),
+            duration_ms=int(duration * 1e6) / 1e3,
             ttft_ms=ttft_ms,
             model=exchange.model or None,
             fallback_from=exchange.fallback_from or None,

@@ -170,16 +170,18 @@ class Forwarder:
                 exchange.expect(Phase.CONNECT, monotonic() + self._timeouts.connect_s)
                 connection = await engine.open()
             self._send(exchange, engine, connection, suffix, body)
-            status, headers = await connection.head()
-            if not 200 <= status < 400:
-                failed = status >= 500
-                await self._refused(connection, status)
             # The first piece of the body too, before the caller is told anything: until then another
             # replica may answer in this one's place.
             if exchange.stream:
-                piece, whole = await connection.read(), False
+                status, headers = await connection.head()
+                good, whole = 200 <= status < 400, False
+                piece = await connection.read() if good else (await connection.read_whole(_ERROR_BYTES))[0]
             else:
-                piece, whole = await connection.read_whole(_WHOLE_BYTES)
+                status, headers, piece, whole = await connection.whole(_WHOLE_BYTES)
+                good = 200 <= status < 400
+            if not good:
+                failed = status >= 500
+                raise self._refusal(status, piece)
             begun, failed = True, False
             model.answered(engine, ticket)
             await self._answer(exchange, model, connection, status, headers, piece, whole, reply)
@@ -205,17 +207,9 @@ class Forwarder:
 
     def _send(self, exchange: Exchange, engine: Engine, connection: Connection, suffix: str, body: bytes) -> None:
         exchange.sent_at = now = monotonic()
-        exchange.expect(Phase.FIRST_BYTE, now + self._timeouts.first_byte_s)
-        connection.send(
-            b"%b%b%b\r\ncontent-length: %d\r\n\r\n"
-            % (
-                self._heads[engine],
-                exchange.request_id.encode("ascii"),
-                suffix.encode("ascii"),
-                len(body),
-            ),
-            body,
-        )
+        exchange.phase, exchange.deadline = Phase.FIRST_BYTE, now + self._timeouts.first_byte_s
+        rest = f"{exchange.request_id}{suffix}\r\ncontent-length: {len(body)}\r\n\r\n"
+        connection.send(self._heads[engine] + rest.encode("ascii"), body)
 
     def _broken(
         self,
@@ -242,15 +236,12 @@ class Forwarder:
         crossed = connection is not None and connection.idle_since > 0 and monotonic() - exchange.sent_at < _CROSSING_S
         return _NotAnsweredError("connection lost", crossed=crossed)
 
-    async def _refused(self, connection: Connection, status: int) -> None:
-        """Raises what an error of the replica's comes to."""
+    def _refusal(self, status: int, said: bytes) -> Exception:
+        """What an error of the replica's comes to."""
         if not 400 <= status < 600:
-            raise BadResponse(f"status {status}")
-        said, _ = await connection.read_whole(_ERROR_BYTES)
-        error = reshape(status, said, self._state.config.limits.retry_after_s)
-        if status in self._retried_statuses:
-            raise _NotAnsweredError(f"status {status}", error)
-        raise error
+            return BadResponse(f"status {status}")
+        error = reshape(status, said[:_ERROR_BYTES], self._state.config.limits.retry_after_s)
+        return _NotAnsweredError(f"status {status}", error) if status in self._retried_statuses else error
 
     async def _answer(
         self,
@@ -264,11 +255,14 @@ class Forwarder:
         reply: Reply,
     ) -> None:
         out = [pair for pair in headers if pair[0] not in _NOT_FORWARDED]
-        out.append((b"x-request-id", exchange.request_id.encode("ascii")))
-        out.append((b"x-citadel-model", model.header))
+        # The cache did not take part; where it did, who asks says so.
+        out += (
+            (b"x-request-id", exchange.request_id.encode("ascii")),
+            (b"x-citadel-model", model.header),
+            (b"x-citadel-cache", b"bypass"),
+        )
         if exchange.fallback_from or exchange.explanation is not None:
             out.extend(exchange.notes())
-        out.append((b"x-citadel-cache", b"bypass"))  # where it is not, who asked says so
         if self._state.draining:
             out.append((b"connection", b"close"))
         exchange.takes_events = exchange.stream and connection.content_length is None
@@ -279,7 +273,7 @@ class Forwarder:
             note_usage(exchange, piece)
             if exchange.completion_tokens:
                 model.latency.answered(now - exchange.sent_at, exchange.completion_tokens)
-            exchange.expect(Phase.CALLER, now + self._timeouts.chunk_s)
+            exchange.phase, exchange.deadline = Phase.CALLER, now + self._timeouts.chunk_s
             await reply.whole(status, out, piece)
             return
         exchange.first_token_at = now
@@ -295,15 +289,17 @@ class Forwarder:
     async def _stream(self, exchange: Exchange, connection: Connection, piece: bytes, reply: Reply) -> int:
         """Forward the body from `piece` on; the result is in how many pieces it came."""
         chunk_s = self._timeouts.chunk_s
-        tail = b""
+        tail = bytearray()
         pieces = 0
         while piece:
             pieces += 1
-            tail = (tail + piece)[-_TAIL_BYTES:]
+            tail += piece
+            if len(tail) > 8 * _TAIL_BYTES:
+                del tail[:-_TAIL_BYTES]
             await reply.piece(piece)
-            exchange.expect(Phase.CHUNK, monotonic() + chunk_s)
+            exchange.phase, exchange.deadline = Phase.CHUNK, monotonic() + chunk_s
             piece = await connection.read()
-            exchange.expect(Phase.CALLER, monotonic() + chunk_s)
-        note_stream_usage(exchange, tail)
+            exchange.phase, exchange.deadline = Phase.CALLER, monotonic() + chunk_s
+        note_stream_usage(exchange, bytes(tail[-_TAIL_BYTES:]))
         await reply.end()
         return pieces

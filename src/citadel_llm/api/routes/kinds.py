@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from citadel_llm.api.errors import ApiError
 from citadel_llm.api.upstream.model import ServedModel
 
-__all__ = ["ENDPOINTS", "Endpoint", "check_kind"]
+__all__ = ["ENDPOINTS", "Endpoint", "wrong_kind"]
 
 _GENERATE = frozenset({"generate"})
 _EMBEDDING = frozenset({"embedding"})
@@ -36,14 +36,12 @@ ENDPOINTS: Mapping[str, Endpoint] = {
 }
 
 
-def check_kind(path: str, model: ServedModel, models: Mapping[str, ServedModel]) -> None:
-    """Raises a 400 where the endpoint is not for models of this kind; it names those that it is for."""
+def wrong_kind(path: str, model: ServedModel, models: Mapping[str, ServedModel]) -> ApiError:
+    """The 400 for an endpoint that is not for models of this kind; it names those that it is for."""
     kinds = ENDPOINTS[path].kinds
-    if model.config.kind in kinds:
-        return
     able = ", ".join(f"`{name}`" for name, other in models.items() if other.config.kind in kinds)
     where = ", ".join(other for other, endpoint in ENDPOINTS.items() if model.config.kind in endpoint.kinds)
-    raise ApiError(
+    return ApiError(
         400,
         "unsupported_model",
         f"The model `{model.name}` {_DOES[model.config.kind]} and can't be asked at {path}. "

@@ -113,7 +113,10 @@ class Admission:
         """Give a place up, to whoever is next. `held_s`: for how long it was held; None where that measures nothing."""
         if held_s is not None:
             self._held.add(held_s)
-        self._hand_over()
+        if self.inside < self.places:  # then nobody waits
+            self.inside -= 1
+        else:
+            self._hand_over()
 
     def _hand_over(self) -> None:
         while (turn := self._queue.pop()) is not None:

@@ -96,8 +96,8 @@ class CircuitBreaker:
         if self.state is BreakerState.HALF_OPEN:
             self._trying -= 1
             self._tried(failed)
-        elif failed is not None:
-            self._note(failed)
+        elif failed or (failed is False and (self._bits or self._seen < self._config.window)):
+            self._note(failed)  # else all of the window was good, and still is
 
     def broke(self, ticket: int) -> None:
         """A failure after the good outcome was told already: an answer that broke off."""

@@ -120,6 +120,13 @@ class Connection(asyncio.Protocol):
             await self._wait(_PIECE)
         return self._take()
 
+    async def whole(self, limit: int) -> tuple[int, Headers, bytes, bool]:
+        """`head`, and then `read_whole`, in one wait."""
+        self._whole_limit = limit
+        if not self._complete:
+            await self._wait(_WHOLE)
+        return self._parser.get_status_code(), self._headers, self._take(), self._complete
+
     async def read_whole(self, limit: int) -> tuple[bytes, bool]:
         """The whole body if it has at most `limit` bytes, else what came so far; and whether it is whole."""
         self._whole_limit = limit
