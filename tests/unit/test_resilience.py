@@ -275,7 +275,7 @@ async def test_given_a_greedy_caller_when_another_asks_then_it_is_served_among_t
 async def test_given_a_wait_longer_than_the_deadline_when_a_request_comes_then_it_is_refused_at_once() -> None:
     async with replicas("a") as (a,):
         a.delay_s = 0.2
-        async with gateway({"m": {"upstreams": [a], "concurrency": 1}}) as caller:
+        async with gateway({"m": {"upstreams": [a], "concurrency": 1}}, limits={"wait_factor": 100}) as caller:
             await caller.ask()  # so that the service rate is known
             tasks = [asyncio.create_task(caller.ask()) for _ in range(6)]
             await until(lambda: caller.state.models["m"].admission.waiting == 5)

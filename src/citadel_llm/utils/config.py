@@ -81,6 +81,9 @@ class Limits(_Section, frozen=True, kw_only=True):
     concurrency: Count = 256  # requests at a model at once, where the model names no number
     queue: Annotated[int, Meta(ge=0, le=1_000_000)] = 256  # waiting for a place at a model
     queue_per_key: Count | None = None  # of those, waiting for one caller; none: as many as leave room for others
+    # Who would wait more than so many times as long as the model's requests take is refused: those who are let in
+    # then take at most about twice as long as without a queue.
+    wait_factor: Annotated[float, Meta(gt=0, le=1000)] = 0.9
     retry_after_s: Annotated[int, Meta(ge=1, le=3600)] = 5  # told to callers where nothing better is known
 
 

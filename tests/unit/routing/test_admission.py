@@ -198,3 +198,18 @@ class Places:
         assert self.admission.inside == self.holding <= self.admission.places
         assert not self.waiting or self.holding == self.admission.places
         assert len(self.waiting) <= self.admission.waiting <= len(self.waiting) + len(self.gone)
+
+
+async def test_who_would_wait_much_longer_than_requests_take_is_refused():
+    admission = Admission(4, 100, None, 5, asyncio.get_running_loop(), wait_factor=1.0)
+    for _ in range(20):
+        admission.enter("a", 30.0)
+        admission.leave(2.0)
+    for _ in range(4):
+        assert admission.enter("a", 30.0) is None
+    for number in range(4):  # a request's time is what four places need for four requests
+        assert admission.enter(f"caller-{number}", 30.0) is not None
+    with pytest.raises(Refused) as refused:
+        admission.enter("one-more", 30.0)
+    assert refused.value.reason == "wait_too_long"
+    assert refused.value.retry_after_s >= 1

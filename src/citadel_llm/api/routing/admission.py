@@ -22,6 +22,7 @@ from citadel_llm.api.routing.latency import Ewma
 __all__ = ["Admission", "Refused", "cost_of"]
 
 _MAX_RETRY_AFTER_S = 3600
+_WAIT_FLOOR_S = 0.05  # a wait that nobody notices is nobody's reason to be refused
 _COST_BYTES = 4096
 _MAX_COST = 64
 
@@ -44,14 +45,25 @@ def cost_of(body_bytes: int) -> int:
 class Admission:
     """Bounds the requests of one model in this instance."""
 
-    __slots__ = ("_held", "_loop", "_queue", "inside", "places", "retry_after_s")
+    __slots__ = ("_held", "_loop", "_queue", "inside", "places", "retry_after_s", "wait_factor")
 
     def __init__(
-        self, places: int, queue: int, per_key: int | None, retry_after_s: int, loop: asyncio.AbstractEventLoop
+        self,
+        places: int,
+        queue: int,
+        per_key: int | None,
+        retry_after_s: int,
+        loop: asyncio.AbstractEventLoop,
+        wait_factor: float = math.inf,
     ) -> None:
-        """`retry_after_s` is told where nothing was measured yet."""
+        """`retry_after_s` is told where nothing was measured yet.
+
+        `wait_factor`: who would wait more than so many times as long as requests hold their places is refused, so
+        that those who are let in keep their latency.
+        """
         self.places = places
         self.retry_after_s = retry_after_s
+        self.wait_factor = wait_factor
         self.inside = 0
         self._loop = loop
         self._queue: FairQueue[asyncio.Future[None]] = FairQueue(queue, per_key)
@@ -98,6 +110,9 @@ class Admission:
             reason = "key_queue_full" if full.of_key else "queue_full"
             raise Refused(reason, self.drained_in_s(), None) from None
         wait_s = self.expected_wait_s(key)
+        held_s = self._held.value
+        if held_s is not None:
+            patience_s = min(patience_s, max(_WAIT_FLOOR_S, self.wait_factor * held_s))
         if wait_s > patience_s:
             raise Refused("wait_too_long", self.drained_in_s(), wait_s)
         turn = self._loop.create_future()

@@ -176,7 +176,12 @@ def build_models(
             name,
             config,
             Admission(
-                entry.concurrency or limits.concurrency, limits.queue, limits.queue_per_key, limits.retry_after_s, loop
+                entry.concurrency or limits.concurrency,
+                limits.queue,
+                limits.queue_per_key,
+                limits.retry_after_s,
+                loop,
+                limits.wait_factor,
             ),
             [Engine(upstream, loop, config, rng=rng) for upstream in entry.upstreams],
             observer,
