@@ -124,6 +124,9 @@ class Log:
         self.events = []
 
     def event(self, level, event, **fields):
+        self.record(level, event, fields)
+
+    def record(self, level, event, fields):
         self.events.append((event, fields))
 
 

@@ -266,26 +266,28 @@ class Completions:
             ttft = exchange.first_token_at - exchange.began
             state.metrics.first_token(exchange.model, ttft)
             ttft_ms = int(ttft * 1e6) / 1e3
-        state.log.event(
+        state.log.record(
             "info" if status < 500 else "warning",
             "access",
-            request_id=exchange.request_id,
-            method="POST",
-            path=self._path,
-            status=status,
-            duration_ms=int(duration * 1e6) / 1e3,
-            ttft_ms=ttft_ms,
-            model=exchange.model or None,
-            fallback_from=exchange.fallback_from or None,
-            engine=exchange.engine or None,
-            caller=exchange.caller or None,
-            client=call.client,
-            stream=exchange.stream,
-            cache=exchange.cache,
-            prompt_tokens=exchange.prompt_tokens,
-            completion_tokens=exchange.completion_tokens,
-            retries=exchange.retries,
-            error=None if error is None else getattr(error, "code", str(error)),
+            {
+                "request_id": exchange.request_id,
+                "method": "POST",
+                "path": self._path,
+                "status": status,
+                "duration_ms": int(duration * 1e6) / 1e3,
+                "ttft_ms": ttft_ms,
+                "model": exchange.model or None,
+                "fallback_from": exchange.fallback_from or None,
+                "engine": exchange.engine or None,
+                "caller": exchange.caller or None,
+                "client": call.client,
+                "stream": exchange.stream,
+                "cache": exchange.cache,
+                "prompt_tokens": exchange.prompt_tokens,
+                "completion_tokens": exchange.completion_tokens,
+                "retries": exchange.retries,
+                "error": None if error is None else getattr(error, "code", str(error)),
+            },
         )
 
 

@@ -124,7 +124,15 @@ class Connection(asyncio.Protocol):
         """`head`, and then `read_whole`, in one wait."""
         self._whole_limit = limit
         if not self._complete:
-            await self._wait(_WHOLE)
+            if self._failure is not None:
+                raise self._failure
+            self._want = _WHOLE
+            self._waiter = self._loop.create_future()
+            try:  # as `_wait` does, without another coroutine: this is the wait of every plain request
+                await self._waiter
+            finally:
+                self._waiter = None
+                self._want = _NOTHING
         return self._parser.get_status_code(), self._headers, self._take(), self._complete
 
     async def read_whole(self, limit: int) -> tuple[bytes, bool]:
