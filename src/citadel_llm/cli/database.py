@@ -84,15 +84,16 @@ def _do(arguments: argparse.Namespace, target: Target) -> int:
         match arguments.action:
             case "upgrade":
                 months = arguments.audit_retention_months
-                return _tell(
-                    arguments,
-                    migrate.upgrade(
-                        engine,
-                        arguments.runtime_user,
-                        settings={"audit_retention_months": months} if months else {},
-                        dry_run=arguments.dry_run,
-                    ),
+                outcome = migrate.upgrade(
+                    engine,
+                    arguments.runtime_user,
+                    settings={"audit_retention_months": months} if months else {},
+                    dry_run=arguments.dry_run,
                 )
+                if not arguments.dry_run:
+                    with transaction(engine) as connection:
+                        outcome.drift = schema.differences(connection, arguments.runtime_user)
+                return _tell(arguments, outcome)
             case "downgrade":
                 return _tell(arguments, migrate.downgrade(engine, arguments.revision))
             case "current":
@@ -125,7 +126,7 @@ def _do(arguments: argparse.Namespace, target: Target) -> int:
 def _tell(arguments: argparse.Namespace, outcome: Outcome) -> int:
     if arguments.json:
         print(json.dumps(outcome.facts()))
-        return 0
+        return 1 if outcome.drift else 0
     would = "would be " if getattr(arguments, "dry_run", False) else ""
     print(f"revision: {outcome.before or 'none'} -> {outcome.after or 'none'}")
     if outcome.newer:
@@ -139,7 +140,9 @@ def _tell(arguments: argparse.Namespace, outcome: Outcome) -> int:
         if number:
             thing, done = what.split()
             print(f"{thing}: {number} {would}{done}")
-    return 0
+    for line in outcome.drift:
+        print(f"drift: {line}")
+    return 1 if outcome.drift else 0
 
 
 def _months(text: str) -> int:

@@ -39,6 +39,7 @@ class Outcome:
     partitions: int = 0
     settings: list[str] = field(default_factory=list)
     newer: bool = False
+    drift: list[str] = field(default_factory=list)
 
     @property
     def changed(self) -> bool:
