@@ -19,8 +19,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import additions
 import images
 import network
+import sql
+from additions import Base
 from machines import Machine, ssh
 from settings import LLM_HOST, REPO, Carried, Lab, LabError, carried
 
@@ -93,12 +96,22 @@ def ensure_keys(lab: Lab) -> None:
 
 
 def ensure_secrets(lab: Lab) -> None:
-    """The lab's own secrets, made once; production's are an Ansible Vault file (inventory/secrets/README.md)."""
+    """The lab's own secrets, each made once; production's are an Ansible Vault file (inventory/secrets/README.md)."""
     secrets_file, credentials = lab.directory / "secrets.yml", lab.directory / "credentials.json"
-    if not (secrets_file.exists() and credentials.exists()):
+    facts: dict[str, str] = json.loads(credentials.read_text()) if credentials.exists() else {}
+    text = secrets_file.read_text() if secrets_file.exists() and facts else "---\n"
+    before = (text, dict(facts))
+    if "vault_gateway_api_keys:" not in text:
         key = f"sk-{secrets.token_urlsafe(32)}"
-        write_private(secrets_file, f"---\nvault_gateway_api_keys:\n  - name: admin\n    key: {key}\n")
-        facts = {"gateway_url": f"http://{lab.address(LLM_HOST)}:8000", "admin_key": key}
+        text += f"vault_gateway_api_keys:\n  - name: admin\n    key: {key}\n"
+        facts |= {"gateway_url": f"http://{lab.address(LLM_HOST)}:8000", "admin_key": key}
+    for variable, fact, user in sql.ACCOUNTS:
+        if f"{variable}:" not in text:
+            password = secrets.token_urlsafe(24)
+            text += f"{variable}: {password}\n"
+            facts[fact] = sql.url(lab, user, password)
+    if before != (text, facts):
+        write_private(secrets_file, text)
         write_private(credentials, json.dumps(facts, indent=2) + "\n")
 
 
@@ -111,23 +124,25 @@ def chosen(lab: Lab, names: list[str]) -> list[Machine]:
     return [Machine(lab, name) for name in (names or list(lab.hosts))]
 
 
-def ensure_images(lab: Lab, machines: list[Machine], settings: Carried) -> dict[str, Path]:
+def ensure_bases(lab: Lab, machines: list[Machine], settings: Carried) -> dict[str, Base]:
+    """By host, the image of its release and what is added to it."""
     releases = sorted({lab.release(machine.name) for machine in machines})
     with ThreadPoolExecutor(max_workers=4) as pool:
-        return dict(zip(releases, pool.map(lambda r: images.ensure_image(lab, r, settings), releases), strict=True))
+        made = dict(zip(releases, pool.map(lambda r: images.ensure_image(lab, r, settings), releases), strict=True))
+    return {m.name: additions.ensure(lab, m.name, made[lab.release(m.name)], settings) for m in machines}
 
 
 def bring_up(lab: Lab, machines: list[Machine]) -> None:
     began = time.monotonic()
     settings = carried()
-    ready = ensure_images(lab, machines, settings)
+    ready = ensure_bases(lab, machines, settings)
     ensure_keys(lab)
     ensure_secrets(lab)
     network.up(lab)
     starting = [machine for machine in machines if not machine.running()]
-    each(starting, lambda machine: machine.boot(ready[lab.release(machine.name)], settings))
+    each(starting, lambda machine: machine.boot(ready[machine.name], settings))
     (lab.directory / "lab.json").write_text(json.dumps({"llm_release": Machine(lab, LLM_HOST).release()}) + "\n")
-    each(machines, Machine.await_ssh)
+    each(machines, lambda machine: machine.await_ssh(booted=machine in starting))
     if starting:
         say(f"{', '.join(m.name for m in starting)} up after {time.monotonic() - began:.1f} s")
 
@@ -150,13 +165,13 @@ def reset(lab: Lab, options: argparse.Namespace) -> None:
         raise LabError("--from belongs to one host: bin/lab reset HOST --from LAYER")
     running = [machine for machine in machines if machine.running()]
     metas = {machine.name: machine.layer(options.layer) for machine in machines if options.layer}
-    ready = ensure_images(lab, machines, carried())
+    ready = ensure_bases(lab, machines, carried())
     each(machines, Machine.stop)
     for machine in machines:
         if meta := metas.get(machine.name):
-            machine.reset(Path(str(meta["image"])), list(meta["layers"]))  # type: ignore[call-overload]
+            machine.reset(Base.read(meta), list(meta["layers"]))  # type: ignore[call-overload]
         else:
-            machine.reset(ready[lab.release(machine.name)], [])
+            machine.reset(ready[machine.name], [])
     if running and not options.halt:
         bring_up(lab, running)
 

@@ -12,7 +12,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import additions
 import network
+from additions import Base
 from settings import Carried, Lab, LabError, resolvers
 
 BOOT_TIMEOUT_S = 120
@@ -48,7 +50,8 @@ class Machine:
     # -- state ------------------------------------------------------------------------------
 
     def state(self) -> dict[str, object]:
-        """`image`: path of the image, `layers`: names, oldest first. Empty before the first boot."""
+        """`image`: path of the image, `additions`: paths of what lies above it, lowest first; `layers`: names, oldest
+        first. Empty before the first boot."""
         path = self.directory / "state.json"
         return json.loads(path.read_text()) if path.exists() else {}
 
@@ -61,6 +64,10 @@ class Machine:
 
     def layers(self) -> list[str]:
         return list(self.state().get("layers", []))  # type: ignore[call-overload]
+
+    def base(self) -> Base:
+        """What the host's overlay rests on; it must have a state."""
+        return Base.read(self.state())
 
     def release(self) -> str:
         """The release that this host's overlay rests on; the one chosen for it while it has none."""
@@ -101,21 +108,24 @@ class Machine:
 
     # -- verbs ------------------------------------------------------------------------------
 
-    def boot(self, image: Path, settings: Carried) -> None:
+    def boot(self, base: Base, settings: Carried) -> None:
         """Mounts and starts the host; what a killed start left behind is cleared first."""
         if self.leftovers() or self._mounted():
             self.stop()
         state = self.state()
-        if state and not Path(str(state["image"])).is_dir():
+        if state and not self.base().there():
             print(f"lab: the image under {self.name} is gone, so it starts afresh", flush=True)
             state = {}
+        elif state and len(self.base().additions) < len(base.additions):
+            print(f"lab: {self.name} was made without its services, so it starts afresh", flush=True)
+            state = {}
         if not state:
-            self.reset(image, [])
-        base = Path(str(self.state()["image"]))
+            self.reset(base, [])
         for part in ("upper", "work", "root"):
             (self.directory / part).mkdir(parents=True, exist_ok=True)
         lower = [str(self.lab.layer_directory(self.name, layer) / "tree") for layer in reversed(self.layers())]
-        options = f"lowerdir={':'.join([*lower, str(base)])},upperdir={self.upper},workdir={self.directory / 'work'}"
+        lower += [str(path) for path in self.base().lower()]
+        options = f"lowerdir={':'.join(lower)},upperdir={self.upper},workdir={self.directory / 'work'}"
         subprocess.run(["mount", "-t", "overlay", "citadel-lab", "-o", options, str(self.root)], check=True)
         self._personalise()
         network.add_host(self.lab, self.name)
@@ -151,6 +161,8 @@ class Machine:
         authorized.parent.mkdir(mode=0o700, exist_ok=True)
         authorized.write_bytes((keys / "id_ed25519.pub").read_bytes())
         authorized.chmod(0o600)
+        if service := additions.of(self.name):
+            service.personalise(self.root, self.lab)
 
     def _make_cgroups(self) -> list[Path]:
         # A cgroup of its own: in a shared one, units of the same name on two hosts would be one cgroup.
@@ -159,10 +171,11 @@ class Machine:
             directory.mkdir(parents=True, exist_ok=True)
         return made
 
-    def await_ssh(self) -> None:
-        """Until the host's sshd lets the lab's key in and its boot has come to rest."""
+    def await_ssh(self, *, booted: bool = False) -> None:
+        """Until the host's sshd lets the lab's key in; where it was `booted` now, until its services answer too."""
         deadline = time.monotonic() + BOOT_TIMEOUT_S
-        command = ssh(self.lab, self.name, ["true"])
+        service = additions.of(self.name) if booted else None
+        command = ssh(self.lab, self.name, [service.PROBE] if service else ["true"])
         while subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL).returncode != 0:
             if not self.running() or time.monotonic() > deadline:
                 log = self.directory / "console.log"
@@ -205,12 +218,12 @@ class Machine:
             if subprocess.run(["umount", str(self.root)], capture_output=True).returncode != 0:
                 subprocess.run(["umount", "--lazy", str(self.root)], check=True)
 
-    def reset(self, image: Path, layers: list[str]) -> None:
-        """A fresh overlay over the image and the given layers; the host must be stopped."""
+    def reset(self, base: Base, layers: list[str]) -> None:
+        """A fresh overlay over the base and the given layers; the host must be stopped."""
         for part in ("upper", "work"):
             shutil.rmtree(self.directory / part, ignore_errors=True)
         (self.directory / "console.log").unlink(missing_ok=True)
-        self.save({"image": str(image), "layers": layers})
+        self.save({**base.facts(), "layers": layers})
 
     def snapshot(self, layer: str) -> None:
         """Freezes what the stopped host wrote as a layer, in constant time, and goes on above it."""
@@ -225,7 +238,7 @@ class Machine:
         before = self.layers()
         target.mkdir(parents=True)
         self.upper.rename(target / "tree")
-        (target / "meta.json").write_text(json.dumps({"image": state["image"], "layers": [*before, layer]}))
+        (target / "meta.json").write_text(json.dumps({**self.base().facts(), "layers": [*before, layer]}))
         self.save({**state, "layers": [*before, layer]})
         shutil.rmtree(self.directory / "work", ignore_errors=True)
 
@@ -234,7 +247,7 @@ class Machine:
         if not meta.exists():
             raise LabError(f"{self.name} has no layer {layer!r}; there are: {', '.join(self.kept()) or 'none'}")
         found: dict[str, object] = json.loads(meta.read_text())
-        if not Path(str(found["image"])).is_dir():
+        if not Base.read(found).there():
             raise LabError(
                 f"layer {layer!r} of {self.name} rests on an image that is gone: drop it with bin/lab forget"
             )

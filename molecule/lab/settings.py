@@ -16,6 +16,7 @@ REPO = Path(__file__).resolve().parents[2]
 GATEWAY_ADDRESS = "192.168.10.1"
 NETWORK_BITS = 24
 LLM_HOST = "hx-llm-server-01"
+SQL_HOST = "hx-sql-server-01"
 
 
 class LabError(Exception):

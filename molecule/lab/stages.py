@@ -21,11 +21,16 @@ from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[2]
 HOST = "hx-llm-server-01"
+SQL_HOST = "hx-sql-server-01"
 SITE = REPO / "playbooks/site.yml"
 SHARED = [
     "plugins", "group_vars", "inventory/lab.yml", "files/requirements/uv.txt", "files/requirements/engine-*.txt",
     "src/citadel_llm/models", "src/citadel_llm/utils/plan.py", "molecule/lab/images.py",
 ]  # fmt: skip
+# What a role is made from beside its own folder.
+BESIDE = {
+    "database": ["src/citadel_llm/integration/database", "files/requirements/database.txt", "roles/gateway/tasks"],
+}
 CHANGES_NOTHING = {"preflight"}
 
 
@@ -44,7 +49,11 @@ def files(part: str) -> list[Path]:
 def name(done: list[str]) -> str:
     """The layer of a host that these roles have been played on: the last one's name and the digest of all."""
     digest = hashlib.sha256()
-    for part in [*SHARED, *(f"roles/{role}" for role in done)]:
+    for part in [
+        *SHARED,
+        *(f"roles/{role}" for role in done),
+        *(part for role in done for part in BESIDE.get(role, [])),
+    ]:
         for path in files(part):
             digest.update(f"{path.relative_to(REPO)}\0".encode() + path.read_bytes() + b"\0")
     return f"{done[-1]}-{digest.hexdigest()[:12]}"
@@ -69,8 +78,13 @@ def begin(role: str) -> None:
     there = kept()
     ready = next((before[:count] for count in range(len(before), 0, -1) if name(before[:count]) in there), [])
     lab("reset", HOST, *(["--from", name(ready)] if ready else []))
+    if role in {"database", "site"}:
+        lab("reset", SQL_HOST)  # an empty database
     lab("up")
-    if missing := before[len(ready) :]:
+    missing = before[len(ready) :]
+    if "database" in before and "database" not in missing:
+        missing = ["database", *missing]  # the SQL host is not among what is kept
+    if missing:
         print(f"stages: playing {', '.join(missing)} first", flush=True)
         command = ["ansible-playbook", str(SITE), "-i", str(REPO / "inventory/lab.yml"), "--tags", ",".join(missing)]
         environment = {**os.environ, "ANSIBLE_CONFIG": str(REPO / "ansible.cfg")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -37,6 +38,17 @@ def lab(*words: str, code: int = 0) -> str:
 def status() -> dict[str, Any]:
     hosts: dict[str, Any] = json.loads(lab("status", "--json"))["hosts"]
     return hosts
+
+
+def credentials() -> dict[str, str]:
+    facts: dict[str, str] = json.loads((REPO / f".lab-{NAME}/credentials.json").read_text())
+    return facts
+
+
+def query(url: str, text: str) -> str:
+    """What psql on the SQL host prints, asked by the address that the lab names."""
+    command = f"PGPASSWORD=$(cut -d: -f3 <<<'{url}' | cut -d@ -f1) psql -qAtX '{re.sub(':[^:@/]+@', '@', url)}'"
+    return lab("exec", HOST, "bash", "-c", f'{command} -c "{text}" 2>&1 || {{ echo; exit 7; }}').strip()
 
 
 def traces() -> list[str]:
@@ -75,6 +87,48 @@ def test_up_again_changes_nothing() -> None:
     before = status()[HOST]["pid"]
     lab("up", HOST)
     assert status()[HOST]["pid"] == before
+
+
+def test_the_sql_host_answers_for_each_user_through_pgpool() -> None:
+    facts = credentials()
+    assert facts["database_url"].startswith("postgresql://citadel_admin:")
+    for user in ("database_url", "database_gateway_url"):
+        said = query(facts[user], "select current_user, current_database(), inet_client_addr()")
+        assert said.split("|")[0] in facts[user]
+        assert said.split("|")[1:] == ["citadel_ai", "127.0.0.1"], "PostgreSQL sees Pgpool-II, not the caller"
+    assert query(facts["database_url"], "show server_version").startswith("17.")
+    assert query(facts["database_url"], "show password_encryption") == "scram-sha-256"
+    with pytest.raises(AssertionError, match="authentication failed"):
+        query(facts["database_url"].replace(":", ":x", 2), "select 1")
+
+
+def test_the_database_secrets_are_private_and_in_both_files() -> None:
+    for name in ("secrets.yml", "credentials.json"):
+        assert (REPO / f".lab-{NAME}" / name).stat().st_mode & 0o777 == 0o600
+    password = re.search(r"^vault_database_password: (\S+)$", (REPO / f".lab-{NAME}/secrets.yml").read_text(), re.M)
+    assert password
+    assert f":{password[1]}@" in credentials()["database_url"]
+
+
+def test_a_lab_made_without_a_database_gets_its_secrets_and_keeps_its_keys() -> None:
+    folder = REPO / f".lab-{NAME}"
+    before = credentials()
+    kept = {name: before[name] for name in ("gateway_url", "admin_key")}
+    (folder / "credentials.json").write_text(json.dumps(kept))
+    text = (folder / "secrets.yml").read_text()
+    (folder / "secrets.yml").write_text("".join(x for x in text.splitlines(True) if "database" not in x))
+    lab("reset", "--halt", HOST)
+    lab("up", HOST)
+    assert {name: credentials()[name] for name in kept} == kept
+    assert credentials()["database_url"] != before["database_url"]
+    assert query(credentials()["database_url"], "select 1") == "1"
+
+
+def test_data_survives_down_and_up() -> None:
+    query(credentials()["database_url"], "create table public.kept as select 42 as answer")
+    lab("down")
+    lab("up", HOST)
+    assert query(credentials()["database_url"], "select answer from public.kept") == "42"
 
 
 def test_run_is_inside_and_finds_back_outside() -> None:

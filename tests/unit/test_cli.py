@@ -42,8 +42,11 @@ def test_the_version_is_told(capsys):
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["nonsense"], ["config"], ["config", "check"], ["gateway", "--port", "x"], ["gateway", "--port", "70000"]],
-)
+    [
+        [], ["nonsense"], ["config"], ["config", "check"], ["gateway", "--port", "x"], ["gateway", "--port", "70000"],
+        ["database"], ["database", "downgrade"], ["database", "upgrade", "--audit-retention-months", "0"],
+    ],
+)  # fmt: skip
 def test_a_wrong_call_is_status_2_with_the_usage(capsys, arguments):
     with pytest.raises(SystemExit) as ended:
         main(arguments)
@@ -51,7 +54,7 @@ def test_a_wrong_call_is_status_2_with_the_usage(capsys, arguments):
     assert "usage: citadel" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("verb", ["config", "gateway", "status"])
+@pytest.mark.parametrize("verb", ["config", "database", "gateway", "status"])
 def test_every_verb_explains_itself(capsys, verb):
     with pytest.raises(SystemExit) as ended:
         main([verb, "--help"])

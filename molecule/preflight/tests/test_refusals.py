@@ -9,6 +9,7 @@ import pytest
 
 REPO = Path(__file__).resolve().parents[3]
 HOST = "hx-llm-server-01"
+SQL_HOST = "hx-sql-server-01"
 # Whatever a role could change: packages, configuration, the product, users. /tmp and /run hold Ansible's own passage.
 SEEN = "find /etc /opt /usr /var/lib /var/cache /home -xdev -printf '%p %y %m %u %s %T@ %l\\n' | sort | sha256sum"
 LISTEN = (
@@ -59,7 +60,7 @@ def test_every_problem_is_in_one_table_with_a_remedy_and_nothing_is_changed(play
             "distribution": "Ubuntu", "distribution_version": "24.04", "python_version": "3.12.3", "cpu_cores": 16,
             "memory_gb": 128, "disk_gb": 6000,
         },
-        "preflight_peer_check": "port",
+        "preflight_services_not_rehearsed": [],
     }  # fmt: skip
     before = lab("exec", HOST, "sh", "-c", SEEN)
     played = play("-e", json.dumps(given))
@@ -69,10 +70,24 @@ def test_every_problem_is_in_one_table_with_a_remedy_and_nothing_is_changed(play
     found = rows(played.text)
     problems = {check for check, row in found.items() if row["verdict"] == "problem"}
     assert {"cores", "memory", "port 11400 (mixtral)"} <= problems
-    assert {"Pgpool-II", "Qdrant", "Prometheus"} <= problems, "the peers' ports are closed in this lab"
+    assert {"Qdrant", "Prometheus"} <= problems, "these peers' ports are closed in this lab"
+    assert found["Pgpool-II"]["verdict"] == "ok", "the lab has the real one"
     assert all(found[check]["remedy"] for check in problems)
     assert "stranger.service" in found["port 11400 (mixtral)"]["found"]
     assert played.changed == {HOST: 0}
+
+
+def test_a_service_that_the_lab_has_must_answer(play):
+    """Only what the lab says it has not is passed over."""
+    found = rows(play("--tags", "preflight").text)
+    assert (found["Pgpool-II"]["verdict"], found["Qdrant"]["verdict"]) == ("ok", "not rehearsed here")
+    lab("exec", SQL_HOST, "systemctl", "stop", "pgpool2")
+    try:
+        stopped = play("--tags", "preflight")
+    finally:
+        lab("exec", SQL_HOST, "systemctl", "start", "pgpool2")
+    assert stopped.code != 0
+    assert rows(stopped.text)["Pgpool-II"]["verdict"] == "problem"
 
 
 def test_what_exceeds_the_host_is_a_warning_or_a_stop_as_the_site_decides(play):

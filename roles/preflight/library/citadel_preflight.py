@@ -75,11 +75,11 @@ options:
     description: By peer, TCP port by service.
     type: dict
     default: {}
-  peer_check:
-    description: C(port) wants every service to take a connection; C(host) is content with a host that answers.
-    type: str
-    choices: [port, host]
-    default: port
+  services_not_rehearsed:
+    description: Services that this site does not have; for these it is enough that their host answers.
+    type: list
+    elements: str
+    default: []
   timeout_s:
     description: How long a peer may take to answer, in seconds.
     type: float
@@ -383,17 +383,18 @@ def peer_rows(params: dict[str, Any]) -> list[Row]:
     ]
     with ThreadPoolExecutor(max_workers=max(1, len(wanted))) as pool:
         answers = list(pool.map(lambda w: knock(w[1], w[3], params["timeout_s"]), wanted))
-    return [peer_row(*want, answer, params["peer_check"]) for want, answer in zip(wanted, answers)]  # noqa: B905
+    away = set(params["services_not_rehearsed"])
+    return [peer_row(*want, answer, want[2] in away) for want, answer in zip(wanted, answers)]  # noqa: B905
 
 
-def peer_row(peer: str, address: str, service: str, port: int, answer: str, peer_check: str) -> Row:
+def peer_row(peer: str, address: str, service: str, port: int, answer: str, not_rehearsed: bool) -> Row:
     place = f"{address}:{port}"
     if answer == "open":
         return row(service, place, "answers", OK)
     if answer != "closed":
         remedy = f"start {peer}, or mend the route to it (ip route get {address})"
         return row(service, place, f"{peer} does not answer: {answer}", PROBLEM, remedy)
-    if peer_check == "host":
+    if not_rehearsed:
         return row(service, f"{place} (here: host)", "the host answers", NOT_REHEARSED)
     remedy = f"start {service} on {peer}, or correct its port in group_vars"
     return row(service, place, "the host answers, the port does not", PROBLEM, remedy)
@@ -469,7 +470,7 @@ def main() -> None:
             "gateway_ports": {"type": "dict", "required": True},
             "peers": {"type": "dict", "default": {}},
             "services": {"type": "dict", "default": {}},
-            "peer_check": {"type": "str", "choices": ["port", "host"], "default": "port"},
+            "services_not_rehearsed": {"type": "list", "elements": "str", "default": []},
             "timeout_s": {"type": "float", "default": 5},
             # paths and whether they are there: nothing secret
             "secrets": {"type": "dict", "required": True, "no_log": False},

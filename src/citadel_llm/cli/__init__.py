@@ -15,6 +15,7 @@ DEFAULT_CONFIG = "/opt/citadel/config/citadel.yaml"
 
 _VERBS = {
     "config": "check a configuration file",
+    "database": "bring the database's schema forward or back, check it",
     "gateway": "run one gateway instance",
     "status": "show what the gateway says of every model",
 }

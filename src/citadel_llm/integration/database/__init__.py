@@ -1,5 +1,4 @@
-"""PostgreSQL through Pgpool-II: the pool, the migrations and the repositories of schema `llm` live here.
+"""PostgreSQL through Pgpool-II: where it is, the migrations of schema `llm`, and whether the live schema is theirs.
 
-The gateway of this release keeps nothing in the database: keys come from a file that the
-deployment writes, usage goes to the access log and the metrics.
+`docs/database.md` says what the tables are for, and how a schema changes without a release falling over.
 """

@@ -1,6 +1,15 @@
 #!/usr/bin/python
 """Builds the project's wheel on the controller, once for each content of its source."""
 
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+
 DOCUMENTATION = r"""
 module: citadel_wheel
 short_description: Build a Python project's wheel, named after the content of its source
@@ -34,15 +43,6 @@ release:
   type: str
   returned: success
 """
-
-import hashlib
-import os
-import shutil
-import sys
-import tempfile
-from pathlib import Path
-
-from ansible.module_utils.basic import AnsibleModule
 
 LEFT_OUT = {"__pycache__"}
 

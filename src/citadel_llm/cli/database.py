@@ -1,0 +1,152 @@
+"""Schema `llm`: bring it forward or back, tell its revision, compare it with the migrations.
+
+Who asks is read from --credentials, a JSON file or `-` for standard input, with `host`, `port`, `database`, `user` and
+`password`. What changes the schema takes its owner's; the others are content with the gateway's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from citadel_llm.integration.database.migrate import Outcome
+    from citadel_llm.integration.database.target import Target
+
+__all__ = ["add_arguments"]
+
+_ACTIONS = {
+    "upgrade": "bring the schema to this release's newest revision",
+    "downgrade": "take the schema back to a revision, with the data that it has not",
+    "current": "tell the schema's revision",
+    "check": "compare the live schema with the migrations; exit status 1 where they differ",
+    "maintain": "make the audit log's next partitions, drop those past the retention",
+    "schema": "print the live schema as `check` compares it",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for action, text in _ACTIONS.items():
+        one = actions.add_parser(action, help=text, description=text[0].upper() + text[1:] + ".")
+        one.add_argument(
+            "--credentials",
+            metavar="FILE",
+            default=os.environ.get("CITADEL_DATABASE_CREDENTIALS", "/opt/citadel/config/secrets/database-gateway.json"),
+            help="where the database is and who asks; - reads standard input (default: %(default)s)",
+        )
+        if action in {"upgrade", "check"}:
+            one.add_argument("--runtime-user", default="citadel_gateway", help="the gateway's role (%(default)s)")
+        if action in {"upgrade", "downgrade"}:
+            one.add_argument("--json", action="store_true", help="say what was done as JSON")
+        if action == "upgrade":
+            one.add_argument("--dry-run", action="store_true", help="only say what would be done")
+            one.add_argument(
+                "--audit-retention-months", type=_months, metavar="N", help="how long the audit log is kept"
+            )
+        if action == "downgrade":
+            one.add_argument("revision", help="a revision, or `base` for nothing at all")
+        one.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do it."""
+    try:
+        import alembic  # noqa: F401, PLC0415 — the gateway's own environment has no migrations' tools
+        import psycopg  # noqa: F401, PLC0415
+        import sqlalchemy  # noqa: F401, PLC0415
+    except ImportError as error:
+        print(
+            f"citadel: this Python has no {error.name}: on the server, `citadel database` runs with env/database; "
+            "elsewhere, install files/requirements/database.txt",
+            file=sys.stderr,
+        )
+        return 1
+    from citadel_llm.integration.database.target import DatabaseError, load_target  # noqa: PLC0415
+
+    try:
+        return _do(arguments, load_target(arguments.credentials))
+    except DatabaseError as error:
+        print(f"citadel: {error}", file=sys.stderr)
+        return 1
+
+
+def _do(arguments: argparse.Namespace, target: Target) -> int:
+    from citadel_llm.integration.database import migrate, schema  # noqa: PLC0415 — heavy, and only wanted here
+    from citadel_llm.integration.database.connection import connected, transaction  # noqa: PLC0415
+    from citadel_llm.integration.database.target import SCHEMA  # noqa: PLC0415
+
+    with connected(target) as engine:
+        match arguments.action:
+            case "upgrade":
+                months = arguments.audit_retention_months
+                outcome = migrate.upgrade(
+                    engine,
+                    arguments.runtime_user,
+                    settings={"audit_retention_months": months} if months else {},
+                    dry_run=arguments.dry_run,
+                )
+                if not arguments.dry_run:
+                    with transaction(engine) as connection:
+                        outcome.drift = schema.differences(connection, arguments.runtime_user)
+                return _tell(arguments, outcome)
+            case "downgrade":
+                return _tell(arguments, migrate.downgrade(engine, arguments.revision))
+            case "current":
+                with transaction(engine) as connection:
+                    print(migrate.current(connection) or "none")
+                return 0
+            case "check":
+                with transaction(engine) as connection:
+                    revision = migrate.current(connection)
+                    found = schema.differences(connection, arguments.runtime_user)
+                    newer = migrate.is_newer(revision)
+                print("\n".join(found) if found else f"revision {revision}: ", end="\n" if found else "")
+                if not found:
+                    print("of a later release, not compared" if newer else "as the migrations make it")
+                return 1 if found else 0
+            case "maintain":
+                with transaction(engine) as connection:
+                    made = connection.exec_driver_sql(
+                        f"select {SCHEMA}.audit_make_partitions({migrate.MONTHS_AHEAD})"
+                    ).scalar_one()
+                    dropped = connection.exec_driver_sql(f"select {SCHEMA}.audit_drop_partitions()").scalar_one()
+                print(f"partitions of the audit log: {made} made, {dropped} dropped")
+                return 0
+            case _:
+                with transaction(engine) as connection:
+                    print("\n".join(schema.lines(connection)))
+                return 0
+
+
+def _tell(arguments: argparse.Namespace, outcome: Outcome) -> int:
+    if arguments.json:
+        print(json.dumps(outcome.facts()))
+        return 1 if outcome.drift else 0
+    would = "would be " if getattr(arguments, "dry_run", False) else ""
+    print(f"revision: {outcome.before or 'none'} -> {outcome.after or 'none'}")
+    if outcome.newer:
+        print("the schema is of a later release, and left as it is")
+    for what, number in (
+        ("revisions applied", len(outcome.applied)),
+        ("privileges changed", len(outcome.privileges)),
+        ("partitions made", outcome.partitions),
+        ("settings changed", len(outcome.settings)),
+    ):
+        if number:
+            thing, done = what.split()
+            print(f"{thing}: {number} {would}{done}")
+    for line in outcome.drift:
+        print(f"drift: {line}")
+    return 1 if outcome.drift else 0
+
+
+def _months(text: str) -> int:
+    months = int(text) if text.isascii() and text.isdigit() else 0
+    if not 1 <= months <= 1200:
+        raise argparse.ArgumentTypeError(f"expected 1 to 1200 months, got {text}")
+    return months
