@@ -131,10 +131,12 @@ class Machine:
         network.add_host(self.lab, self.name)
         command = [
             "systemd-nspawn", "--quiet", f"--directory={self.root}", "--boot", "--register=no", "--settings=no",
-            f"--network-namespace-path=/run/netns/{self.lab.namespace(self.name)}", f"--machine={self.name}",
+            f"--network-namespace-path=/run/netns/{self.lab.namespace(self.name)}",
+            f"--machine={self.lab.name}-{self.name}",
             f"--hostname={self.name}", "--resolv-conf=off", "--timezone=off", "--link-journal=no",
             *[f"--bind-ro={path}" for path in settings.binds],
         ]  # fmt: skip
+        # The machine's name is the lab's too: what nspawn keeps under a name in /run is shared by all who have it.
         if _hierarchies():
             command.append("--keep-unit")
         cgroups = [str(directory) for directory in self._make_cgroups()]
