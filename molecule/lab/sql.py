@@ -80,6 +80,14 @@ ExecStart=/usr/local/lib/citadel-lab-sql
 RequiredBy=pgpool2.service
 """
 
+# Told to end politely, Pgpool-II now and then waits for callers that are gone, until systemd's patience ends.
+STOP = """\
+[Service]
+KillSignal=SIGINT
+KillMode=mixed
+TimeoutStopSec=10
+"""
+
 # A password goes by standard input, never as a word of a command.
 PREPARE = f"""\
 #!/usr/bin/python3
@@ -136,6 +144,8 @@ def furnish(root: Path) -> None:
     script.chmod(0o755)
     units = root / "etc/systemd/system"
     (units / "citadel-lab-sql.service").write_text(UNIT.format(version=version))
+    (units / "pgpool2.service.d").mkdir(exist_ok=True)
+    (units / "pgpool2.service.d/lab.conf").write_text(STOP)
     (units / "pgpool2.service.requires").mkdir(exist_ok=True)
     (units / "pgpool2.service.requires/citadel-lab-sql.service").symlink_to("../citadel-lab-sql.service")
 
