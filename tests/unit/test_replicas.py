@@ -19,6 +19,7 @@ from upstreams import (
     says_and_resets,
     says_and_stalls,
     stalls,
+    streams,
 )
 
 # An engine sends a stream's head as soon as it takes the request, long before a token: the caller has none of it yet.
@@ -58,6 +59,16 @@ async def test_a_single_engine_is_asked_a_second_time(serve, upstream, script):
     upstream.script = in_turn(script, answers(CHAT))
     async with serve(models={"phi3": [upstream]}) as gateway:
         assert (await gateway.ask()).status == 200
+        assert len(upstream.calls) == 2
+
+
+async def test_a_stream_that_begins_with_the_engines_error_was_not_begun(serve, upstream):
+    dying = b'data: {"error":{"message":"EngineCore died","type":"InternalServerError","code":500}}\n\n'
+    upstream.script = in_turn(says_and_closes(STREAM_HEAD, chunk(dying)), streams())
+    async with serve(models={"phi3": [upstream]}) as gateway:
+        answer = await gateway.ask(body=STREAM_BODY)
+        assert answer.status == 200
+        assert b"EngineCore" not in answer.body
         assert len(upstream.calls) == 2
 
 

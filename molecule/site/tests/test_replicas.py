@@ -51,6 +51,8 @@ def second_replica(play, on_host, credentials):
     finally:
         on_host("systemctl", "stop", UNIT)
         assert play("--tags", "gateway").code == 0
+        # Whatever became of the test, the tests after it find the site whole.
+        await_engines(credentials["gateway_url"], lambda states: states == ["up"])
 
 
 def test_a_replica_killed_under_load_fails_no_request_that_had_not_begun(second_replica, traffic, on_host, credentials):

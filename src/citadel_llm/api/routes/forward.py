@@ -19,6 +19,7 @@ from citadel_llm.api.upstream.model import ServedModel
 __all__ = ["Forwarder", "Unanswered"]
 
 _WHOLE_BYTES = 4 << 20
+_ERROR_EVENT = b'data: {"error"'
 _ERROR_BYTES = 1 << 16
 # A kept connection that ends so soon after a request was sent had been closed before it came.
 _CROSSING_S = 0.02
@@ -48,6 +49,13 @@ class Unanswered(Exception):
     def __init__(self, error: ApiError) -> None:
         super().__init__(error.message)
         self.error = error
+
+
+def _opened(status: int, piece: bytes) -> tuple[int, bytes]:
+    """Status and first piece of a stream. A dying engine says so in the stream that it has just opened: a 500."""
+    if piece.startswith(_ERROR_EVENT):
+        return 500, piece.removeprefix(b"data: ").split(b"\n", 1)[0]
+    return status, piece
 
 
 class _NotAnsweredError(Exception):
@@ -176,6 +184,8 @@ class Forwarder:
                 status, headers = await connection.head()
                 good, whole = 200 <= status < 400, False
                 piece = await connection.read() if good else (await connection.read_whole(_ERROR_BYTES))[0]
+                status, piece = _opened(status, piece)
+                good = 200 <= status < 400
             else:
                 status, headers, piece, whole = await connection.whole(_WHOLE_BYTES)
                 good = 200 <= status < 400
