@@ -19,6 +19,7 @@ from settings import Carried, Lab, LabError, resolvers
 
 BOOT_TIMEOUT_S = 120
 STOP_TIMEOUT_S = 150
+GONE_AFTER_LOOKS = 5
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 # Enters the given number of cgroups, then becomes the command: nothing of the host runs outside them.
 LAUNCH = """
@@ -178,8 +179,11 @@ class Machine:
         deadline = time.monotonic() + BOOT_TIMEOUT_S
         service = additions.of(self.name) if booted else None
         command = ssh(self.lab, self.name, [service.PROBE] if service else ["true"])
+        missed = 0
         while subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL).returncode != 0:
-            if not self.running() or time.monotonic() > deadline:
+            # While a process becomes another program its command line is empty: one look is no proof that it has gone.
+            missed = 0 if self.running() else missed + 1
+            if missed >= GONE_AFTER_LOOKS or time.monotonic() > deadline:
                 log = self.directory / "console.log"
                 tail = "\n  ".join(log.read_text(errors="replace").splitlines()[-8:]) if log.exists() else ""
                 raise LabError(f"{self.name} did not come up; its console ({log}) ends with:\n  {tail}")
