@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import subprocess
+import zlib
 from pathlib import Path
 
 from settings import GATEWAY_ADDRESS, NETWORK_BITS, Lab, LabError
@@ -76,10 +77,29 @@ def _table(lab: Lab) -> str:
     return lab.name.replace("-", "_") + "_lab"
 
 
+def _mark(name: str) -> tuple[str, int]:
+    """What a lab has written of itself under /run: its state's folder and its uplink's number; ("", 0) without."""
+    mark = RUN / name
+    folder, _, number = (mark.read_text() if mark.exists() else "").partition("\n")
+    return folder, int(number or 0)
+
+
+def _index(lab: Lab) -> int:
+    """A number 1..250 that no other lab that is up has; it tells their uplinks and subnets apart."""
+    marks = {p.name: _mark(p.name)[1] for p in RUN.glob("citadel*")}
+    if marks.get(lab.name):
+        return marks[lab.name]
+    first = zlib.crc32(lab.name.encode())
+    return next(n for n in ((first + i) % 250 + 1 for i in range(250)) if n not in marks.values())
+
+
 def up(lab: Lab) -> None:
     """Builds what is missing of the network; idempotent, and mends what a killed run left half-made."""
     check_owner(lab)
-    uplink, subnet = f"cl{lab.index}up", f"10.199.{lab.index}"
+    RUN.mkdir(exist_ok=True)
+    index = _index(lab)
+    (RUN / lab.name).write_text(f"{lab.directory}\n{index}")
+    uplink, subnet = f"cl{index}up", f"10.199.{index}"
     if not exists(OUTSIDE):
         _ip("netns", "attach", OUTSIDE, str(os.getpid()))
     _make_namespace(lab.namespace())
@@ -97,18 +117,15 @@ def up(lab: Lab) -> None:
     _ip("link", "set", "br0", "up", namespace=lab.namespace())
     _nft(MASQUERADE.format(table=_table(lab), match=f"ip saddr {subnet}.0/30"))
     _nft(MASQUERADE.format(table=_table(lab), match='oifname "up0"'), namespace=lab.namespace())
-    RUN.mkdir(exist_ok=True)
     if not (RUN / "ip_forward").exists():
         (RUN / "ip_forward").write_text(FORWARD.read_text())
     FORWARD.write_text("1\n")
-    (RUN / lab.name).write_text(str(lab.directory))
     subprocess.run(inside(lab.namespace(), ["sh", "-c", f"echo 1 > {FORWARD}"]), check=True)
 
 
 def check_owner(lab: Lab) -> None:
     """Two checkouts must not share one network: the second is told so."""
-    mark = RUN / lab.name
-    owner = mark.read_text() if mark.exists() else ""
+    owner = _mark(lab.name)[0]
     if owner and owner != str(lab.directory) and Path(owner).is_dir():
         raise LabError(
             f"the lab of another checkout ({Path(owner).parent}) is up: run `bin/lab down` there, "
@@ -182,7 +199,7 @@ def down(lab: Lab) -> None:
     for host in lab.hosts:
         remove(lab.namespace(host))
     remove(lab.namespace())
-    _ip("link", "del", f"cl{lab.index}up", check=False)
+    _ip("link", "del", f"cl{_index(lab)}up", check=False)
     subprocess.run(["nft", "delete", "table", "ip", _table(lab)], capture_output=True)
     (RUN / lab.name).unlink(missing_ok=True)
     before = RUN / "ip_forward"

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import subprocess
-import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -68,11 +67,6 @@ class Lab:
             llm_release=os.environ.get("LAB_LLM_BASE") or release,
             peer_release=release,
         )
-
-    @property
-    def index(self) -> int:
-        """A number 1..250 that tells this lab's uplink subnet from another lab's."""
-        return zlib.crc32(self.name.encode()) % 250 + 1
 
     def release(self, host: str) -> str:
         return self.llm_release if host == LLM_HOST else self.peer_release
