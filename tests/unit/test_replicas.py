@@ -21,6 +21,7 @@ from upstreams import (
     stalls,
     streams,
 )
+from waiting import until
 
 # An engine sends a stream's head as soon as it takes the request, long before a token: the caller has none of it yet.
 BEFORE_THE_FIRST_BYTE = {
@@ -176,9 +177,13 @@ async def test_a_killed_replica_costs_nobody_an_error(twins, upstream, second_up
         for _ in range(5):
             assert (await gateway.ask()).status == 200
         assert len(second_upstream.calls) == 5
-        said = await gateway.health()
-        assert said["state"] == "up"
-        assert {one["address"]: one["state"] for one in said["engines"]}[upstream.address] == "down"
+
+        async def down():  # found by a request, or by a probe where chance sent all of them to the other one
+            said = await gateway.health()
+            assert said["state"] == "up"
+            return {one["address"]: one["state"] for one in said["engines"]}[upstream.address] == "down"
+
+        await until(down)
 
 
 async def test_an_engine_that_stops_answering_probes_counts_as_down_after_some(serve, upstream):
