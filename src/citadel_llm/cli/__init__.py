@@ -17,6 +17,7 @@ _VERBS = {
     "config": "check a configuration file",
     "database": "bring the database's schema forward or back, check it",
     "gateway": "run one gateway instance",
+    "identity": "bring the keys that the site declares into the database",
     "status": "show what the gateway says of every model",
 }
 

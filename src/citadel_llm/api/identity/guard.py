@@ -24,7 +24,10 @@ from citadel_llm.api.middleware.auth import credentials_of
 if TYPE_CHECKING:
     from citadel_llm.api.state import GatewayState
 
-__all__ = ["Guard", "denied", "public"]
+__all__ = ["SECURITY", "Guard", "denied", "public"]
+
+# The ways to say who calls, for the documentation.
+SECURITY: list[dict[str, list[str]]] = [{"bearer": []}, {"api_key": []}, {"basic": []}]
 
 
 class Guard:

@@ -17,12 +17,13 @@ import msgspec
 
 from citadel_llm.api.call import Call, CallerGone, Reply, TooLarge
 from citadel_llm.api.errors import ApiError, Headers, error_body, error_event
+from citadel_llm.api.identity.guard import denied
 from citadel_llm.api.middleware.auth import TWICE
 from citadel_llm.api.middleware.correlation import new_request_id, sane_request_id
 from citadel_llm.api.middleware.exchange import Exchange, Phase
 from citadel_llm.api.routes.cached import CachedAnswers
 from citadel_llm.api.routes.forward import Forwarder, Unanswered
-from citadel_llm.api.routes.kinds import ENDPOINTS, wrong_kind
+from citadel_llm.api.routes.kinds import ENDPOINTS, PERMISSION, wrong_kind
 from citadel_llm.api.routes.limits import MAX_DEADLINE_MS, asks_too_much, check_max_tokens
 from citadel_llm.api.routes.resolve import Resolver, affinity_of
 from citadel_llm.api.routing.admission import Refused, cost_of
@@ -122,6 +123,13 @@ class Completions:
         exchange.model = model.name
         if model.config.kind not in self._endpoint.kinds:
             raise wrong_kind(self._path, model, self._state.models)
+        principal = exchange.principal
+        if principal is not None and not principal.unbounded:
+            permission = PERMISSION[model.config.kind]
+            if not principal.may(permission, model.name):
+                raise denied(permission, model.name)
+            if len(chain) > 1:
+                chain = tuple(other for other in chain if principal.may(permission, other.name))
         if model.config.max_tokens is not None:
             check_max_tokens(request, model)
         cached = self._cached
