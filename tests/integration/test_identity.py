@@ -5,17 +5,19 @@ Run inside the lab: `bin/lab run pytest tests/integration/test_identity.py`; it 
 
 import asyncio
 import base64
+import hashlib
 import json
 import os
 import secrets
 import stat
+import subprocess
+import sys
 
 import pytest
 import pytest_asyncio
+from sites import every, migrated_database, on_the_host, within
 
-from callers import CHAT_PATH
 from redis_server import Server
-from sites import SQL_HOST, every, migrated_database, on_the_host, within
 from upstreams import Upstream
 from waiting import until
 
@@ -124,8 +126,6 @@ async def test_a_key_is_shown_once_and_the_database_has_neither_it_nor_its_plain
         assert b"digest" not in answer.body
     rows = site.sql("select cast(to_jsonb(k) as text) from llm.api_keys k where cast(id as text) = %s", [key["id"]])
     assert key["key"] not in rows[0][0]
-    import hashlib
-
     assert hashlib.sha256(key["key"].encode()).hexdigest() not in rows[0][0]
 
 
@@ -399,13 +399,10 @@ async def test_a_declared_key_that_was_revoked_by_the_api_is_not_brought_back(em
         ("not json", "expected JSON"),
         ('{"pepper": "p"}', "missing required field `keys`"),
         ('{"pepper": "short", "keys": []}', "the pepper: expected at least 32 characters"),
-        ('{"pepper": "%s", "keys": [{"name": "a", "key": "sk-short"}]}' % ("p" * 32), "$.keys[...].key"),
+        ('{"pepper": "%s", "keys": [{"name": "a", "key": "sk-short"}]}' % ("p" * 32), "$.keys[0].key"),
     ],
 )
 def test_what_is_no_import_is_told_without_its_content(site, tmp_path, given, said):
-    import subprocess
-    import sys
-
     site.place(tmp_path)
     words = [sys.executable, "-m", "citadel_llm.cli", "identity", "import", "--stdin", "--credentials"]
     done = subprocess.run(
@@ -415,8 +412,3 @@ def test_what_is_no_import_is_told_without_its_content(site, tmp_path, given, sa
     assert done.returncode == 1
     assert said in done.stderr
     assert "sk-short" not in done.stderr
-
-
-def test_the_lab_host_is_the_one_that_is_named():
-    assert SQL_HOST.endswith("01")
-    assert CHAT_PATH

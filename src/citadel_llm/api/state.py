@@ -124,7 +124,7 @@ class GatewayState:
     def reload_keys(self) -> bool:
         """Read the keys again; where that fails, the old ones stay in force."""
         try:
-            self.callers.ring = self._load_keyring()
+            self.identity.reload(self._load_keyring())
         except ConfigError as error:
             self.log.event("error", "keys_not_reloaded", message=str(error))
             return False

@@ -36,6 +36,7 @@ class Identity:
         log: LogWriter,
     ) -> None:
         """Raises ConfigError where the pepper can't be read."""
+        self._config = config
         self.keeper: Keeper | None = None
         self.passwords: Passwords | None = None
         self.pepper = b""
@@ -82,6 +83,12 @@ class Identity:
             await self.keeper.stop()
         if self.passwords is not None:
             self.passwords.close()
+
+    def reload(self, ring: KeyRing) -> None:
+        """Take these keys of the file from now on, and the pepper as it is now. Raises ConfigError."""
+        if self.keeper is not None:
+            self.pepper = self.callers.pepper = load_pepper(Path(self._config.auth.pepper_file))
+        self.callers.ring = ring
 
     def wake(self) -> None:
         """The database has come back: look at it now."""

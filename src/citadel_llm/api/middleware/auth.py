@@ -49,7 +49,7 @@ class Authenticator:
     ) -> None:
         self.ring = ring
         self._keeper = keeper
-        self._pepper = pepper
+        self.pepper = pepper
         self._passwords = passwords
         self._known: dict[str, Principal] = {}
 
@@ -77,7 +77,7 @@ class Authenticator:
             directory = self._keeper.directory
             if directory is None:
                 raise _unready()
-            found = directory.key(digest_of(key, self._pepper))
+            found = directory.key(digest_of(key, self.pepper))
             if found is not None:
                 if found.expires_at <= time():
                     raise _refused("The API key has expired. Ask for another.", "expired_api_key")
