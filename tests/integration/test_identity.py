@@ -260,7 +260,7 @@ async def test_a_broken_snapshot_is_told_and_the_database_asked(site, engines, t
 
 
 async def test_a_snapshot_that_is_behind_is_replaced_by_what_the_database_says(site, engines, tmp_path, made):
-    name, key = await made()
+    _, key = await made()
     kept = tmp_path / "old.json"
     async with site.gateway(tmp_path, engines, instance="2") as gateway:
         await until((tmp_path / "identity.json").exists, what="the snapshot")

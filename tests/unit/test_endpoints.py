@@ -174,7 +174,7 @@ async def test_every_reference_in_the_document_leads_somewhere(gateway):
 async def test_the_document_says_which_errors_a_caller_may_meet(gateway):
     operation = (await gateway.get("/openapi.json")).json["paths"]["/v1/chat/completions"]["post"]
     assert {"200", "400", "401", "404", "408", "413", "429", "502", "503", "504"} <= set(operation["responses"])
-    assert operation["security"] == [{"bearer": []}, {"api_key": []}]
+    assert operation["security"] == [{"bearer": []}, {"api_key": []}, {"basic": []}]
     assert "text/event-stream" in operation["responses"]["200"]["content"]
 
 

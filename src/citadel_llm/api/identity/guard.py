@@ -52,6 +52,9 @@ class Guard:
 
     async def identify(self, request: Request) -> Principal:
         """The caller, whatever it may do. Raises ApiError 401."""
+        known: Principal | None = request.scope.get("citadel.principal")
+        if known is not None:
+            return known
         client = request.client.host if request.client else None
         principal = await self._state.verify(credentials_of(request.scope["headers"]), client)
         request.scope["citadel.principal"] = principal
