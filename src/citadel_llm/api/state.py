@@ -9,6 +9,9 @@ from random import Random
 from citadel_llm.api.errors import ApiError
 from citadel_llm.api.identity.principal import Principal
 from citadel_llm.api.limits.bounds import BoundsTable
+from citadel_llm.api.limits.catchup import CatchUp
+from citadel_llm.api.limits.limiter import Limiter
+from citadel_llm.api.limits.table import Table
 from citadel_llm.api.middleware.auth import Authenticator
 from citadel_llm.api.middleware.exchange import Sweeper
 from citadel_llm.api.upstream.engine import Engine
@@ -55,6 +58,13 @@ class GatewayState:
         self.cache = build_cache(config.cache, metrics.cache, self._cache_changed)
         self.flights = build_flights(config.cache)
         self.database = build_database(config.database, self._database_changed)
+        self.limiter = Limiter(
+            Table(config.limits.table_file),
+            config.limits,
+            lambda: self.bounds,
+            metrics,
+            CatchUp(self.database) if self.database is not None else None,
+        )
         self.sweeper = Sweeper(config.limits.retry_after_s, self._tick)
         self._gauges = [
             (model, metrics.in_flight.labels(name), metrics.queued.labels(name)) for name, model in self.models.items()
@@ -84,6 +94,7 @@ class GatewayState:
         for model in self.models.values():
             for engine in model.engines:
                 engine.close_idle()
+        self.limiter.table.close()
         self.metrics.close()
 
     def identify(self, authorization: bytes | None, client: str | None) -> Principal:
@@ -138,6 +149,7 @@ class GatewayState:
         self.prober.look_at_markers()
         for model in self.models.values():
             model.tick()
+        self.limiter.tick()
         self.publish()
 
     def _engine_changed(self, model: ServedModel, engine: Engine) -> None:
