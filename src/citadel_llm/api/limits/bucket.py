@@ -1,8 +1,9 @@
 """Tokens a minute: a level that every token raises and time lowers, at the bound's own rate.
 
     if level(words, at, now_ns, rate) + tokens * SCALE <= rate * SCALE:
-        charge(words, at, now_ns, rate, tokens)      # estimated, before
-        charge(words, at, now_ns, rate, used - tokens)   # what it really was, after
+        lift(words, at, rate, tokens)                    # estimated, before
+    ...
+    charge(words, at, later_ns, rate, used - tokens)     # what it really was, after
 
 A minute's worth may be used at once, and comes back continuously. In any time t the tokens that were used are at most a
 minute's worth and `rate` · t, and what a request used more than was estimated for it: that is owed, and nothing passes
@@ -14,7 +15,7 @@ from __future__ import annotations
 from collections.abc import MutableSequence
 from typing import Final
 
-__all__ = ["SCALE", "WORDS", "charge", "drained", "level", "wait_ns"]
+__all__ = ["SCALE", "WORDS", "charge", "drained", "level", "lift", "wait_ns"]
 
 type Words = MutableSequence[int] | memoryview[int]
 
@@ -36,6 +37,12 @@ def level(words: Words, at: int, now_ns: int, rate: int) -> int:
             known = max(0, known - (now_ns - since) * rate // _NS_PER_RATE)
             words[at] = known
     return known
+
+
+def lift(words: Words, at: int, rate: int, tokens: int) -> None:
+    """Raise the level, which was just brought forward, by `tokens`."""
+    words[at + 2] = rate
+    words[at] += tokens * SCALE
 
 
 def charge(words: Words, at: int, now_ns: int, rate: int, tokens: int) -> None:

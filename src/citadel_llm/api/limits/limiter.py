@@ -166,16 +166,19 @@ class Limiter:
                     refusal = _later(refusal, Refusal(wait, entry, "tokens_per_minute", tokens))
                 if lowest is None or left < lowest[0]:
                     lowest = left, level, entry
-            if entry.at_once is not None and table.at_once(at) >= entry.at_once:
-                table.free_places()
-                if table.at_once(at) >= entry.at_once:
-                    wait = self._limits.retry_after_s * _NS_PER_S if entry.at_once else None
-                    refusal = _later(refusal, Refusal(wait, entry, "concurrent_requests"))
+            if entry.at_once is not None and table.at_once(at) >= entry.at_once and self._crowded(entry):
+                wait = self._limits.retry_after_s * _NS_PER_S if entry.at_once else None
+                refusal = _later(refusal, Refusal(wait, entry, "concurrent_requests"))
             if entry.budgeted:
                 refusal = self._look_at_budgets(entry, tokens, refusal)
         if refusal is None:
             self._count(plan, tokens, now)
         return refusal, fewest, lowest
+
+    def _crowded(self, entry: Entry) -> bool:
+        """Whether as many as allowed are under way, in processes that live."""
+        self.table.free_places()
+        return entry.at_once is not None and self.table.at_once(entry.at) >= entry.at_once
 
     def _count(self, plan: Plan, tokens: int, now: int) -> None:
         words, column = self.table.words, COLUMNS + self.table.place
@@ -185,12 +188,12 @@ class Limiter:
             if entry.requests is not None:
                 window.add(words, at + WINDOW, now)
             if tokens and entry.tokens is not None:
-                bucket.charge(words, at + BUCKET, now, entry.tokens, tokens)
+                bucket.lift(words, at + BUCKET, entry.tokens, tokens)
             if entry.at_once is not None:
                 words[at + column] += 1
             if entry.budgeted:
                 budget.spend(words, at + BUDGET, 1, tokens)
-            else:
+            elif words[at + BUDGET + budget.SINCE]:
                 budget.forget(words, at + BUDGET)
 
     def _look_at_budgets(self, entry: Entry, tokens: int, refusal: Refusal | None) -> Refusal | None:

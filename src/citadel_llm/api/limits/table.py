@@ -82,7 +82,7 @@ class Table:
     def __init__(self, path: str | None) -> None:
         """Raises ConfigError where the file can't be used, or as many processes as there are places use it."""
         self._name = path or "the table of limits"
-        self.place = -1
+        self.place = self._fd = -1
         try:
             if path is None:
                 self._fd = os.memfd_create("citadel-limits")
@@ -101,7 +101,15 @@ class Table:
             finally:
                 self.unlock()
         except OSError as error:
+            self._give_up()
             raise self._unusable(f"can't be used: {error.strerror}") from error
+        except ConfigError:
+            self._give_up()
+            raise
+
+    def _give_up(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
 
     def _unusable(self, why: str) -> ConfigError:
         return ConfigError(f"{self._name}: {why}")
