@@ -105,6 +105,8 @@ def ensure_secrets(lab: Lab) -> None:
         key = f"sk-{secrets.token_urlsafe(32)}"
         text += f"vault_gateway_api_keys:\n  - name: admin\n    key: {key}\n"
         facts |= {"gateway_url": f"http://{lab.address(LLM_HOST)}:8000", "admin_key": key}
+    if "vault_gateway_pepper:" not in text:
+        text += f"vault_gateway_pepper: {secrets.token_urlsafe(32)}\n"
     for variable, fact, user in sql.ACCOUNTS:
         if f"{variable}:" not in text:
             password = secrets.token_urlsafe(24)

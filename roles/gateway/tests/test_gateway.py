@@ -71,12 +71,25 @@ def test_the_instances_are_hardened(host, units):
         assert overall.succeeded, f"{unit}: {exposed:.1f}\n{overall.stdout[-400:]}"
 
 
-def test_a_key_is_nowhere_on_the_host_in_plain(host, site, key, units):
+def test_what_digests_the_keys_is_open_to_the_service_and_to_nobody_else(host, site, role):
+    pepper = host.file(f"{site['citadel_root']}/config/secrets/gateway-pepper")
     digests = host.file(f"{site['citadel_root']}/config/secrets/gateway-keys.json")
-    assert (digests.user, digests.group, oct(digests.mode)) == ("root", site["citadel_group"], "0o640")
+    there, gone = (pepper, digests) if role["gateway_database"] else (digests, pepper)
+    assert (there.user, there.group, oct(there.mode)) == ("root", site["citadel_group"], "0o640")
+    assert not gone.exists
+
+
+def test_who_may_call_is_kept_on_disk_for_a_start_without_the_database(host, site, role):
+    if role["gateway_database"]:
+        kept = host.file(f"{site['citadel_root']}/var/identity.json")
+        assert (kept.user, oct(kept.mode)) == (site["citadel_user"], "0o600")
+        assert json.loads(kept.content_string)["keys"]
+
+
+def test_a_key_is_nowhere_on_the_host_in_plain(host, site, key, units):
     # Only its first letters go to the host: a key in a command line would be the very leak that is looked for.
     root = site["citadel_root"]
-    places = f"/etc /run/citadel-gateway {root}/config {root}/src /var/log /var/lib/systemd"
+    places = f"/etc /run/citadel-gateway {root}/config {root}/src {root}/var /var/log /var/lib/systemd"
     alike = host.run(f"grep -rahoE -e '{re.escape(key[:4])}[A-Za-z0-9_-]{{16,}}' {places} 2>/dev/null").stdout
     assert key not in alike
     for unit in units:

@@ -10,6 +10,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from citadel_llm.api.identity.guard import SECURITY
 from citadel_llm.api.routes.kinds import ENDPOINTS
 from citadel_llm.api.routes.limits import MAX_DEADLINE_MS
 from citadel_llm.api.routes.schemas import (
@@ -63,11 +64,12 @@ _PARAMETERS: dict[str, tuple[dict[str, Any], str]] = {
 
 _ERRORS = {
     400: "The body is not valid, asks for more than the model's context, or names a model of another kind",
-    401: "No key, or one that is not known",
+    401: "No key or password, or one that is not known",
+    403: "The caller lacks the permission for this, or for this model",
     404: "There is no such model",
     408: "The body did not arrive in time",
     413: "The body is too large",
-    429: "The model's queue is full; see Retry-After",
+    429: "The model's queue is full, or too many passwords were wrong; see Retry-After",
     502: "The engine broke off or sent nonsense",
     503: "The model is down, starting, being taken out of service or too busy to answer in time; see Retry-After",
     504: "The model did not answer in time, or not before the request's own deadline",
@@ -81,6 +83,7 @@ def install_openapi(app: FastAPI) -> None:
         if app.openapi_schema is None:
             schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
             _drop_fastapis_own_refusal(schema)
+            _secure(schema)
             _add_hot_path(schema)
             app.openapi_schema = schema
         return app.openapi_schema
@@ -159,6 +162,14 @@ def _drop_fastapis_own_refusal(schema: dict[str, Any]) -> None:
         schema.get("components", {}).get("schemas", {}).pop(name, None)
 
 
+def _secure(schema: dict[str, Any]) -> None:
+    """Say of each endpoint of the admin API that it wants to know who calls."""
+    for path, operations in schema["paths"].items():
+        if path.startswith("/admin/"):
+            for operation in operations.values():
+                operation.setdefault("security", SECURITY)
+
+
 def _add_hot_path(schema: dict[str, Any]) -> None:
     shapes: list[type[BaseModel]] = [ErrorBody]
     for operation in _OPERATIONS.values():
@@ -171,6 +182,7 @@ def _add_hot_path(schema: dict[str, Any]) -> None:
     components["securitySchemes"] = {
         "bearer": {"type": "http", "scheme": "bearer"},
         "api_key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+        "basic": {"type": "http", "scheme": "basic"},
     }
     for path, operation in _OPERATIONS.items():
         schema["paths"][path] = {"post": _described(operation, named_events=ENDPOINTS[path].named_events)}
@@ -204,7 +216,7 @@ def _described(operation: _Operation, *, named_events: bool) -> dict[str, Any]:
         "summary": operation.summary,
         "description": operation.description,
         "operationId": operation.operation_id,
-        "security": [{"bearer": []}, {"api_key": []}],
+        "security": SECURITY,
         "parameters": [
             {"name": name, "in": "header", "required": False, "schema": shape, "description": text}
             for name, (shape, text) in _PARAMETERS.items()

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from random import Random
+from typing import TYPE_CHECKING
 
 from citadel_llm.api.errors import ApiError
+from citadel_llm.api.identity.build import Identity
 from citadel_llm.api.identity.principal import Principal
 from citadel_llm.api.limits.bounds import BoundsTable
 from citadel_llm.api.limits.catchup import CatchUp
 from citadel_llm.api.limits.limiter import Limiter
 from citadel_llm.api.limits.table import Table
-from citadel_llm.api.middleware.auth import Authenticator
 from citadel_llm.api.middleware.exchange import Sweeper
 from citadel_llm.api.upstream.engine import Engine
 from citadel_llm.api.upstream.model import ServedModel, build_models
@@ -23,6 +24,9 @@ from citadel_llm.integration.metrics import Metrics
 from citadel_llm.utils.config import Config, ConfigError
 from citadel_llm.utils.keys import KeyRing
 from citadel_llm.utils.logging import LogWriter
+
+if TYPE_CHECKING:
+    from citadel_llm.api.identity.directory import Directory
 
 __all__ = ["GatewayState"]
 
@@ -48,7 +52,6 @@ class GatewayState:
         self.instance = instance
         self.version = version
         self.draining = False  # this instance is about to stop: callers are told to reconnect
-        self.callers = Authenticator(load_keyring())
         self.bounds: BoundsTable = {}
         self._load_keyring = load_keyring
         self._loop = asyncio.get_running_loop()
@@ -65,6 +68,16 @@ class GatewayState:
             metrics,
             CatchUp(self.database) if self.database is not None else None,
         )
+        self.identity = Identity(
+            config,
+            load_keyring(),
+            self.database,
+            self.cache.redis if self.cache is not None else None,
+            on_loaded=self._identities_read,
+            on_seen=metrics.identities_seen,
+            log=log,
+        )
+        self.callers = self.identity.callers
         self.sweeper = Sweeper(config.limits.retry_after_s, self._tick)
         self._gauges = [
             (model, metrics.in_flight.labels(name), metrics.queued.labels(name)) for name, model in self.models.items()
@@ -81,12 +94,14 @@ class GatewayState:
             self.cache.redis.start()
         if self.database is not None:
             await self.database.start()
+            await self.identity.start()
         await self.prober.start()
 
     async def stop(self) -> None:
         """End the watching and close what is open."""
         self.sweeper.stop()
         await self.prober.stop()
+        await self.identity.stop()
         if self.cache is not None:
             await self.cache.redis.stop()
         if self.database is not None:
@@ -97,10 +112,22 @@ class GatewayState:
         self.limiter.table.close()
         self.metrics.close()
 
-    def identify(self, authorization: bytes | None, client: str | None) -> Principal:
-        """Whoever sent a request with this header, from this address. Raises ApiError 401."""
+    def identify(self, authorization: bytes | None) -> Principal | None:
+        """Whoever sent a request with this header; None where that takes `verify`. Raises ApiError 401."""
         try:
             return self.callers.identify(authorization)
+        except ApiError as refusal:
+            self.metrics.refused_caller(refusal.code)
+            raise
+
+    async def verify(self, authorization: bytes | None, client: str | None) -> Principal:
+        """Whoever sent a request with this header, from this address. Raises ApiError 401 and 429."""
+        principal = self.identify(authorization)
+        if principal is not None:
+            return principal
+        assert authorization is not None  # noqa: S101 — none is refused
+        try:
+            return await self.callers.verify(authorization, client)
         except ApiError as refusal:
             self.metrics.refused_caller(refusal.code)
             raise
@@ -108,7 +135,7 @@ class GatewayState:
     def reload_keys(self) -> bool:
         """Read the keys again; where that fails, the old ones stay in force."""
         try:
-            self.callers = Authenticator(self._load_keyring())
+            self.identity.reload(self._load_keyring())
         except ConfigError as error:
             self.log.event("error", "keys_not_reloaded", message=str(error))
             return False
@@ -134,7 +161,12 @@ class GatewayState:
         self.metrics.cache.up.set(int(up))
         self.log.event("info" if up else "warning", "cache_state", up=up, error=reason or None)
 
+    def _identities_read(self, directory: Directory) -> None:
+        self.bounds = directory.bounds
+
     def _database_changed(self, up: bool, reason: str) -> None:
+        if up:
+            self.identity.wake()
         self.metrics.database_up.set(int(up))
         self.log.event("info" if up else "warning", "database_state", up=up, error=reason or None)
 

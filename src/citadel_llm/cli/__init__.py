@@ -17,7 +17,11 @@ _VERBS = {
     "config": "check a configuration file",
     "database": "bring the database's schema forward or back, check it",
     "gateway": "run one gateway instance",
+    "identity": "bring the keys that the site declares into the database",
+    "keys": "list, make, rotate and revoke keys",
+    "roles": "list, make, change and delete roles",
     "status": "show what the gateway says of every model",
+    "users": "list, make, change and disable users",
 }
 
 

@@ -196,10 +196,14 @@ class Database(_Section, frozen=True, kw_only=True):
 
 
 class Auth(_Section, frozen=True, kw_only=True):
-    """Who may call. A file holds SHA-256 digests of keys, never keys; the database, where there is one, has others."""
+    """Who may call: the keys of a file, by their SHA-256, and those of the database, where there is one."""
 
     keys_file: str | None = None
     public_model_list: bool = True
+    pepper_file: str = "/opt/citadel/config/secrets/gateway-pepper"  # with it the database's keys are digested
+    snapshot_file: str | None = "/opt/citadel/var/identity.json"  # for a start while the database is away
+    refresh_s: Annotated[float, Meta(gt=0, le=1)] = 1.0  # a change is seen after so long where nobody tells of it
+    basic: bool = True  # users may call with their passwords
 
 
 class Tls(_Section, frozen=True, kw_only=True):

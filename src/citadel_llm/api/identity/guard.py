@@ -19,11 +19,15 @@ from fastapi import Request
 from citadel_llm.api.errors import ApiError
 from citadel_llm.api.identity.permissions import PERMISSIONS
 from citadel_llm.api.identity.principal import Principal
+from citadel_llm.api.middleware.auth import credentials_of
 
 if TYPE_CHECKING:
     from citadel_llm.api.state import GatewayState
 
-__all__ = ["Guard", "denied"]
+__all__ = ["SECURITY", "Guard", "denied", "public"]
+
+# The ways to say who calls, for the documentation.
+SECURITY: list[dict[str, list[str]]] = [{"bearer": []}, {"api_key": []}, {"basic": []}]
 
 
 class Guard:
@@ -32,26 +36,33 @@ class Guard:
     def __init__(self, state: GatewayState) -> None:
         self._state = state
 
-    def __call__(self, permission: str) -> Callable[[Request], Awaitable[Principal]]:
-        """A dependency: the caller, who holds `permission`. It raises ApiError 401 or 403."""
-        if permission not in PERMISSIONS:
-            raise ValueError(f"no such permission: {permission}")
+    def __call__(self, *permissions: str) -> Callable[[Request], Awaitable[Principal]]:
+        """A dependency: the caller, who holds one of these. It raises ApiError 401 or 403."""
+        if not permissions or not PERMISSIONS.keys() >= set(permissions):
+            raise ValueError(f"no such permission: {', '.join(permissions)}")
 
         async def caller(request: Request) -> Principal:
             principal = await self.identify(request)
-            if permission not in principal.permissions and not principal.unbounded:
-                raise denied(permission)
+            if not principal.unbounded and principal.permissions.keys().isdisjoint(permissions):
+                raise denied(permissions[-1])
             return principal
 
+        setattr(caller, "permissions", permissions)  # noqa: B010 — the test of the whole matrix reads it
         return caller
 
     async def identify(self, request: Request) -> Principal:
         """The caller, whatever it may do. Raises ApiError 401."""
-        given = request.headers.get("authorization")
+        known: Principal | None = request.scope.get("citadel.principal")
+        if known is not None:
+            return known
         client = request.client.host if request.client else None
-        principal = self._state.identify(given.encode("latin-1") if given is not None else None, client)
+        principal = await self._state.verify(credentials_of(request.scope["headers"]), client)
         request.scope["citadel.principal"] = principal
         return principal
+
+
+async def public() -> None:
+    """A dependency that says of an endpoint that it needs no key."""
 
 
 def denied(permission: str, model: str = "") -> ApiError:

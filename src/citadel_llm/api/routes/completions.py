@@ -17,11 +17,13 @@ import msgspec
 
 from citadel_llm.api.call import Call, CallerGone, Reply, TooLarge
 from citadel_llm.api.errors import ApiError, Headers, error_body, error_event
+from citadel_llm.api.identity.guard import denied
+from citadel_llm.api.middleware.auth import TWICE
 from citadel_llm.api.middleware.correlation import new_request_id, sane_request_id
 from citadel_llm.api.middleware.exchange import Exchange, Phase
 from citadel_llm.api.routes.cached import CachedAnswers
 from citadel_llm.api.routes.forward import Forwarder, Unanswered
-from citadel_llm.api.routes.kinds import ENDPOINTS, wrong_kind
+from citadel_llm.api.routes.kinds import ENDPOINTS, PERMISSION, wrong_kind
 from citadel_llm.api.routes.limits import MAX_DEADLINE_MS, asks_too_much, check_max_tokens
 from citadel_llm.api.routes.resolve import Resolver, affinity_of
 from citadel_llm.api.routing.admission import Refused, cost_of
@@ -81,7 +83,8 @@ class Completions:
         state.sweeper.active.add(exchange)
         error: Exception | None = None
         try:
-            exchange.principal = principal = state.identify(authorization, call.client)
+            principal = state.identify(authorization) or await state.verify(authorization, call.client)
+            exchange.principal = principal
             exchange.caller = principal.caller
             if explain:
                 exchange.explanation = Explanation()
@@ -126,6 +129,13 @@ class Completions:
         exchange.model = model.name
         if model.config.kind not in self._endpoint.kinds:
             raise wrong_kind(self._path, model, self._state.models)
+        principal = exchange.principal
+        if principal is not None and not principal.unbounded:
+            permission = PERMISSION[model.config.kind]
+            if not principal.may(permission, model.name):
+                raise denied(permission, model.name)
+            if len(chain) > 1:
+                chain = tuple(other for other in chain if principal.may(permission, other.name))
         if model.config.max_tokens is not None:
             check_max_tokens(request, model)
         tokens = self._estimate(model, len(body))
@@ -331,6 +341,7 @@ type _Read = tuple[bytes | None, bytes | None, str | None, bytes | None, bytes |
 def _headers(headers: Headers) -> _Read:
     """Of a request: authorization, content-length, a sane id, session, deadline, and whether to explain the route."""
     authorization: bytes | None = None
+    api_key: bytes | None = None
     length: bytes | None = None
     request_id: str | None = None
     session: bytes | None = None
@@ -338,20 +349,22 @@ def _headers(headers: Headers) -> _Read:
     explain = False
     for name, value in headers:
         if name == b"authorization":
-            authorization = value
+            authorization = value if authorization is None else TWICE
         elif name == b"content-length":
             length = value
         elif name[0] == _X:
             if name == b"x-request-id":
                 request_id = sane_request_id(value)
-            elif name == b"x-api-key" and authorization is None:  # as clients of the messages API send it
-                authorization = b"Bearer " + value
+            elif name == b"x-api-key":  # as clients of the messages API send it
+                api_key = b"Bearer " + value if api_key is None else TWICE
             elif name == b"x-citadel-session":
                 session = value
             elif name == b"x-citadel-deadline-ms":
                 deadline = value
             elif name == b"x-citadel-route":
                 explain = wants_explanation(value)
+    if authorization is None:
+        authorization = api_key
     return authorization, length, request_id, session, deadline, explain
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from fastapi.responses import JSONResponse
 
+from citadel_llm.api.identity.guard import public
 from citadel_llm.api.routes.schemas import Health, Live, Ready
 from citadel_llm.api.state import GatewayState
 from citadel_llm.api.upstream.engine import Engine, State
@@ -17,7 +18,7 @@ __all__ = ["router"]
 
 def router(state: GatewayState) -> APIRouter:
     """The endpoints of this family; none needs a key."""
-    routes = APIRouter(prefix="/health", tags=["health"])
+    routes = APIRouter(prefix="/health", tags=["health"], dependencies=[Depends(public)])
 
     def verdict() -> str:
         up = [model.state is State.UP for model in state.models.values()]

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from citadel_llm.api.errors import ApiError
 from citadel_llm.api.upstream.model import ServedModel
 
-__all__ = ["ENDPOINTS", "Endpoint", "wrong_kind"]
+__all__ = ["ENDPOINTS", "PERMISSION", "Endpoint", "wrong_kind"]
 
 _GENERATE = frozenset({"generate"})
 _EMBEDDING = frozenset({"embedding"})
+# Whoever asks a model of this kind needs this permission, for that model.
+PERMISSION: Mapping[str, str] = {"generate": "inference", "embedding": "embeddings"}
 _DOES = {"generate": "generates text", "embedding": "makes embeddings"}
 
 

@@ -6,11 +6,11 @@ whichever engine happened to answer.
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends
 from fastapi.responses import JSONResponse
 
 from citadel_llm.api.errors import ApiError
-from citadel_llm.api.identity.guard import Guard
+from citadel_llm.api.identity.guard import SECURITY, Guard
 from citadel_llm.api.routes.schemas import ErrorBody
 from citadel_llm.api.state import GatewayState
 
@@ -24,12 +24,11 @@ _REFUSALS: dict[int | str, dict[str, object]] = {
 
 def router(state: GatewayState) -> APIRouter:
     """The endpoints of this family."""
-    routes = APIRouter(prefix="/v1/responses/{response_id}", tags=["inference"])
+    routes = APIRouter(
+        prefix="/v1/responses/{response_id}", tags=["inference"], dependencies=[Depends(Guard(state)("conversations"))]
+    )
 
-    guard = Guard(state)
-
-    async def refuse(response_id: str, request: Request) -> JSONResponse:
-        await guard.identify(request)
+    async def refuse(response_id: str) -> JSONResponse:
         raise ApiError(
             404,
             "response_not_found",
@@ -52,7 +51,7 @@ def router(state: GatewayState) -> APIRouter:
             status_code=404,
             response_class=JSONResponse,
             responses=_REFUSALS,
-            openapi_extra={"security": [{"bearer": []}]},
+            openapi_extra={"security": SECURITY},
             operation_id=f"{method.lower()}Response{path.strip('/').title().replace('_', '')}",
         )
     return routes

@@ -79,7 +79,7 @@ class Metrics:
         )
         self._refused_callers = Counter(
             "citadel_refused",
-            "Requests without a key, or with one that is not known here",
+            "Requests from nobody known: missing_api_key, invalid_api_key, expired_api_key, invalid_credentials, …",
             ["reason"],
             registry=registry,
         )
@@ -145,6 +145,12 @@ class Metrics:
             registry=registry,
             multiprocess_mode="livemin",
         )
+        self._identities_seen = Gauge(
+            "citadel_identity_seen_timestamp_seconds",
+            "When the database last said who may call; the earliest that any instance says",
+            registry=registry,
+            multiprocess_mode="livemin",
+        )
         self.cache = CacheCounters(registry)
         self._answers: dict[tuple[str, str, int], tuple[Tally, Distribution]] = {}
         self._durations: dict[tuple[str, str], Distribution] = {}
@@ -202,6 +208,10 @@ class Metrics:
     def limited(self, scope: str, kind: str) -> None:
         """Count a request that did not fit under a bound; both are names of ours."""
         self._limited.labels(scope, kind).inc()
+
+    def identities_seen(self) -> None:
+        """Note that who may call is as the database has it."""
+        self._identities_seen.set_to_current_time()
 
     def queue_waited(self, model: str, seconds: float) -> None:
         """Note how long a request waited for its place."""
