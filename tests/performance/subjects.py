@@ -44,7 +44,15 @@ def citadel_config(folder: Path, engine_url: str, *, concurrency: int = 256, que
     config = folder / "citadel.yaml"
     data = {
         "auth": {"keys_file": str(keys)},
-        "limits": {"concurrency": concurrency, "queue": queue},
+        "limits": {
+            "concurrency": concurrency,
+            "queue": queue,
+            # Each is looked at and counted for every request, in a table that other processes could share.
+            "table_file": str(folder / "limits"),
+            "default_requests_per_minute": 1_000_000_000,
+            "default_tokens_per_minute": 1_000_000_000_000,
+            "default_concurrent_requests": 1_000_000,
+        },
         "models": {MODEL: {"upstreams": [{"url": engine_url}]}},
     }
     config.write_text(yaml.safe_dump(data))

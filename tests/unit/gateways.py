@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import signal
 import socket
@@ -178,7 +179,7 @@ async def running_gateway(folder, *, models, environ=None, sockets=(), **section
         notifier = Notifier({"NOTIFY_SOCKET": manager.path, **(environ or {})})
 
         def make_state():
-            return GatewayState(
+            gateway.state = GatewayState(
                 config,
                 lambda: load_keys(Path(config.auth.keys_file)),
                 Metrics("1"),
@@ -186,6 +187,7 @@ async def running_gateway(folder, *, models, environ=None, sockets=(), **section
                 instance="1",
                 version=__version__,
             )
+            return gateway.state
 
         task = asyncio.create_task(serve(make_state, config, [sock, *sockets], notifier, log))
         try:
@@ -195,6 +197,12 @@ async def running_gateway(folder, *, models, environ=None, sockets=(), **section
             if not task.done():
                 os.kill(os.getpid(), signal.SIGTERM)
             await in_time(task)
+            for name in (
+                "uvicorn",
+                "uvicorn.error",
+                "asyncio",
+            ):  # they would write to whatever has the file's number next
+                logging.getLogger(name).handlers.clear()
             log.close()
             sock.close()
 

@@ -1,5 +1,6 @@
 """One OpenAI-compatible door to every model: instances behind one socket, keys, correlation ids, health, metrics."""
 
+import itertools
 import json
 import re
 import ssl
@@ -188,6 +189,21 @@ def test_the_correlation_id_is_in_the_answer_and_in_the_log(host, caller, writer
     entry = json.loads(log.splitlines()[0])
     assert (entry["request_id"], entry["model"], entry["status"]) == (mine, model, 200)
     assert entry["completion_tokens"] >= 1
+
+
+def test_answers_of_all_instances_tell_one_count_of_what_is_left(host, site, caller, writers):
+    """Whichever instance answers: what is left falls by each request."""
+    body = {"model": writers[0]["name"], "prompt": "Hello"}
+    left = []
+    for _ in range(8):
+        # A connection of its own for each, so that the kernel hands them to all instances.
+        answer = caller.post("/tokenize", json=body, headers={"connection": "close"})
+        assert answer.status_code == 200
+        assert answer.headers["x-ratelimit-limit-tokens"]
+        left.append(int(answer.headers["x-ratelimit-remaining-requests"]))
+    assert all(one > other for one, other in itertools.pairwise(left))
+    table = host.file("/run/citadel-gateway/limits-1")
+    assert (table.user, table.group, table.mode) == (site["citadel_user"], site["citadel_group"], 0o600)
 
 
 def test_its_metrics_count_over_all_instances(caller, client, writers):

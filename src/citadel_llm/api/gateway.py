@@ -20,7 +20,7 @@ from citadel_llm.api.middleware.auth import credentials_of
 from citadel_llm.api.middleware.context import RequestContext, install_error_handlers
 from citadel_llm.api.openapi import DESCRIPTION, install_openapi
 from citadel_llm.api.routes import health, metrics, models, responses
-from citadel_llm.api.routes.admin import keys, roles, users
+from citadel_llm.api.routes.admin import budgets, keys, limits, roles, users
 from citadel_llm.api.routes.completions import Completions
 from citadel_llm.api.routes.kinds import ENDPOINTS
 from citadel_llm.api.state import GatewayState
@@ -35,7 +35,8 @@ _OF_ANY_SIZE = ("/v1/files",)  # read piece by piece by their own endpoints
 def build_fastapi(state: GatewayState) -> FastAPI:
     """The application for all that is not hot."""
     app = FastAPI(title="Citadel LLM gateway", version=state.version, description=DESCRIPTION, redoc_url=None)
-    routers = [family.router(state) for family in (models, responses, users, keys, roles, health, metrics)]
+    families = (models, responses, users, keys, roles, limits, budgets, health, metrics)
+    routers = [family.router(state) for family in families]
     for router in routers:
         app.include_router(router)
     install_error_handlers(app, [route for router in routers for route in router.routes])

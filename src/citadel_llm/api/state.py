@@ -11,6 +11,9 @@ from citadel_llm.api.errors import ApiError
 from citadel_llm.api.identity.build import Identity
 from citadel_llm.api.identity.principal import Principal
 from citadel_llm.api.limits.bounds import BoundsTable
+from citadel_llm.api.limits.catchup import CatchUp
+from citadel_llm.api.limits.limiter import Limiter
+from citadel_llm.api.limits.table import Table
 from citadel_llm.api.middleware.exchange import Sweeper
 from citadel_llm.api.upstream.engine import Engine
 from citadel_llm.api.upstream.model import ServedModel, build_models
@@ -58,6 +61,13 @@ class GatewayState:
         self.cache = build_cache(config.cache, metrics.cache, self._cache_changed)
         self.flights = build_flights(config.cache)
         self.database = build_database(config.database, self._database_changed)
+        self.limiter = Limiter(
+            Table(config.limits.table_file),
+            config.limits,
+            lambda: self.bounds,
+            metrics,
+            CatchUp(self.database) if self.database is not None else None,
+        )
         self.identity = Identity(
             config,
             load_keyring(),
@@ -99,6 +109,7 @@ class GatewayState:
         for model in self.models.values():
             for engine in model.engines:
                 engine.close_idle()
+        self.limiter.table.close()
         self.metrics.close()
 
     def identify(self, authorization: bytes | None) -> Principal | None:
@@ -170,6 +181,7 @@ class GatewayState:
         self.prober.look_at_markers()
         for model in self.models.values():
             model.tick()
+        self.limiter.tick()
         self.publish()
 
     def _engine_changed(self, model: ServedModel, engine: Engine) -> None:

@@ -19,6 +19,7 @@ _VERBS = {
     "gateway": "run one gateway instance",
     "identity": "bring the keys that the site declares into the database",
     "keys": "list, make, rotate and revoke keys",
+    "limits": "show and set how much keys, users, models and everyone may use",
     "roles": "list, make, change and delete roles",
     "status": "show what the gateway says of every model",
     "users": "list, make, change and disable users",

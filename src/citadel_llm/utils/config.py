@@ -46,6 +46,7 @@ AUTO = "auto"  # the name under which a caller leaves the choice of the model to
 
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
+Bound = Annotated[int, Meta(ge=0, le=1_000_000_000_000)]
 Port = Annotated[int, Meta(ge=1, le=65_535)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 
@@ -86,6 +87,18 @@ class Limits(_Section, frozen=True, kw_only=True):
     # then take at most about twice as long as without a queue.
     wait_factor: Annotated[float, Meta(gt=0, le=1000)] = 0.9
     retry_after_s: Annotated[int, Meta(ge=1, le=3600)] = 5  # told to callers where nothing better is known
+    # Of each key that nobody set others for; null is no bound.
+    default_requests_per_minute: Bound | None = 60_000
+    default_tokens_per_minute: Bound | None = 100_000_000
+    default_concurrent_requests: Bound | None = 4096
+    # What was used, in memory that the host's instances share: a file in a folder that is in memory; none: alone.
+    table_file: str | None = None
+    hosts: Annotated[int, Meta(ge=1, le=1000)] = 1  # that share each bound, in equal parts
+    host: Annotated[int, Meta(ge=0, le=999)] = 0  # which of them this is
+
+    def __post_init__(self) -> None:
+        if self.host >= self.hosts:
+            raise ValueError(f"Expected `host` < `hosts`, got {self.host} and {self.hosts}")
 
 
 class Probe(_Section, frozen=True, kw_only=True):

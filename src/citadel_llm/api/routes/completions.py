@@ -28,7 +28,7 @@ from citadel_llm.api.routes.limits import MAX_DEADLINE_MS, asks_too_much, check_
 from citadel_llm.api.routes.resolve import Resolver, affinity_of
 from citadel_llm.api.routing.admission import Refused, cost_of
 from citadel_llm.api.routing.explain import Explanation, wants_explanation
-from citadel_llm.api.routing.splice import splice_model
+from citadel_llm.api.routing.splice import splice_model, splice_usage
 from citadel_llm.api.state import GatewayState
 from citadel_llm.api.upstream.model import ServedModel
 
@@ -48,8 +48,14 @@ class _Request(msgspec.Struct):
     max_output_tokens: int | float | None = None
     temperature: Any = None
     seed: Any = None
+    stream_options: msgspec.Raw = msgspec.Raw(b"")
 
 
+class _StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+
+
+_stream_options = msgspec.json.Decoder(_StreamOptions | None)
 _request = msgspec.json.Decoder(_Request)
 
 
@@ -132,6 +138,10 @@ class Completions:
                 chain = tuple(other for other in chain if principal.may(permission, other.name))
         if model.config.max_tokens is not None:
             check_max_tokens(request, model)
+        tokens = self._estimate(model, len(body))
+        limiter = self._state.limiter
+        if not limiter.admit(exchange, model.name, tokens):
+            await limiter.admit_patiently(exchange, model.name, tokens)
         cached = self._cached
         # Who wants the decision explained wants it made.
         if (
@@ -144,6 +154,15 @@ class Completions:
         else:
             await self._answer(chain, request, body, session, exchange, call)
 
+    def _estimate(self, model: ServedModel, body_bytes: int) -> int:
+        """Tokens of the prompt, as far as that can be told without counting; what was used is known afterwards."""
+        if not self._endpoint.tokens:
+            return 0
+        tokens = max(1, int(body_bytes / self._state.config.auto.bytes_per_token))
+        most = model.config.max_tokens
+        # One prompt has room in the context, whatever its images weigh; embeddings are of many texts at once.
+        return tokens if most is None or model.config.kind == "embedding" else min(tokens, most)
+
     async def _answer(
         self,
         chain: tuple[ServedModel, ...],
@@ -154,6 +173,9 @@ class Completions:
         reply: Reply,
     ) -> None:
         """Answer by the first model of the chain, else by the next that can."""
+        if exchange.stream and not self._endpoint.tells_usage and not _asks_for_usage(request):
+            body = splice_usage(body, bytes(request.stream_options))
+            exchange.hides_usage = True
         try:
             await self._ask(exchange, chain[0], request.model, body, reply, session)
         except Unanswered as failure:
@@ -252,6 +274,7 @@ class Completions:
         if exchange.model:
             headers.append((b"x-citadel-model", exchange.model.encode("ascii")))
         headers.extend(exchange.notes())
+        headers.extend(exchange.rate_limits)
         if error.status == 408 or self._state.draining:
             headers.append((b"connection", b"close"))
         await reply.whole(error.status, headers, body)
@@ -276,7 +299,10 @@ class Completions:
         duration = monotonic() - exchange.began
         status = exchange.status or 499
         state.metrics.answered(self._path, exchange.model, status, duration)
-        if exchange.prompt_tokens is not None and exchange.completion_tokens is not None:
+        state.limiter.settle(exchange, _used(exchange, status))
+        if exchange.tokens_estimated:
+            pass  # no engine reported them
+        elif exchange.prompt_tokens is not None and exchange.completion_tokens is not None:
             state.metrics.tokens(exchange.model, exchange.prompt_tokens, exchange.completion_tokens)
         ttft_ms: float | None = None
         if exchange.first_token_at and exchange.stream:
@@ -302,6 +328,7 @@ class Completions:
                 "cache": exchange.cache,
                 "prompt_tokens": exchange.prompt_tokens,
                 "completion_tokens": exchange.completion_tokens,
+                "tokens_estimated": exchange.tokens_estimated,
                 "retries": exchange.retries,
                 "error": None if error is None else getattr(error, "code", str(error)),
             },
@@ -339,6 +366,31 @@ def _headers(headers: Headers) -> _Read:
     if authorization is None:
         authorization = api_key
     return authorization, length, request_id, session, deadline, explain
+
+
+def _asks_for_usage(request: _Request) -> bool:
+    if not request.stream_options:
+        return False
+    try:
+        options = _stream_options.decode(request.stream_options)
+    except (ValueError, RecursionError):
+        return True  # the engine's to refuse, as it came
+    return options is not None and bool(options.include_usage)
+
+
+def _used(exchange: Exchange, status: int) -> int:
+    """Tokens that a finished request comes to; estimated where it broke off before the engine said."""
+    if exchange.prompt_tokens is not None:
+        return exchange.prompt_tokens + (exchange.completion_tokens or 0)
+    # An answer that was kept, or another's, has cost nothing; nor has one that the engine refused or never got.
+    if exchange.charge is None or exchange.cache == "hit":
+        return 0
+    worked = exchange.sent_at and status in (499, 504)
+    if not exchange.events and not worked:
+        return 0
+    exchange.tokens_estimated = True
+    exchange.prompt_tokens, exchange.completion_tokens = exchange.charge[1], exchange.events
+    return exchange.charge[1] + exchange.events
 
 
 def _refusal(model: str, refused: Refused) -> ApiError:

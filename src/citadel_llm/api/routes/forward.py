@@ -9,6 +9,7 @@ from time import monotonic
 from citadel_llm.api.call import Reply
 from citadel_llm.api.errors import ApiError, Headers, reshape
 from citadel_llm.api.middleware.exchange import Exchange, Overdue, Phase
+from citadel_llm.api.routes.unasked import Unasked
 from citadel_llm.api.routes.usage import note_stream_usage, note_usage
 from citadel_llm.api.routing.retry import backoff_s
 from citadel_llm.api.state import GatewayState
@@ -38,6 +39,12 @@ _NOT_FORWARDED = frozenset(
         b"trailer",
         b"transfer-encoding",
         b"upgrade",
+        b"x-ratelimit-limit-requests",
+        b"x-ratelimit-limit-tokens",
+        b"x-ratelimit-remaining-requests",
+        b"x-ratelimit-remaining-tokens",
+        b"x-ratelimit-reset-requests",
+        b"x-ratelimit-reset-tokens",
         b"x-request-id",
     }
 )
@@ -270,6 +277,7 @@ class Forwarder:
             (b"x-request-id", exchange.request_id.encode("ascii")),
             (b"x-citadel-model", model.header),
             (b"x-citadel-cache", b"bypass"),
+            *exchange.rate_limits,
         )
         if exchange.fallback_from or exchange.explanation is not None:
             out.extend(exchange.notes())
@@ -301,15 +309,21 @@ class Forwarder:
         chunk_s = self._timeouts.chunk_s
         tail = bytearray()
         pieces = 0
+        # Where the length was promised, nothing may be left out.
+        unasked = Unasked() if exchange.hides_usage and connection.content_length is None else None
         while piece:
             pieces += 1
             tail += piece
             if len(tail) > 8 * _TAIL_BYTES:
                 del tail[:-_TAIL_BYTES]
-            await reply.piece(piece)
+            if unasked is not None and not unasked.clean(piece):
+                piece = unasked.sift(piece)
+            if piece:
+                exchange.events += piece.count(b"\n\n")
+                await reply.piece(piece)
             exchange.phase, exchange.deadline = Phase.CHUNK, monotonic() + chunk_s
             piece = await connection.read()
             exchange.phase, exchange.deadline = Phase.CALLER, monotonic() + chunk_s
         note_stream_usage(exchange, bytes(tail[-_TAIL_BYTES:]))
-        await reply.end()
+        await reply.end(unasked.rest() if unasked is not None else b"")
         return pieces

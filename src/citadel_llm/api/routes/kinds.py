@@ -23,18 +23,20 @@ class Endpoint:
 
     kinds: frozenset[str]
     streams: bool = False
+    tokens: bool = True  # what it does counts in tokens, beside requests
+    tells_usage: bool = True  # its streams say how many tokens there were, without being asked
     named_events: bool = False  # its streams name their events, so that an error needs a name too
 
 
 ENDPOINTS: Mapping[str, Endpoint] = {
-    "/v1/chat/completions": Endpoint(_GENERATE, streams=True),
-    "/v1/completions": Endpoint(_GENERATE, streams=True),
+    "/v1/chat/completions": Endpoint(_GENERATE, streams=True, tells_usage=False),
+    "/v1/completions": Endpoint(_GENERATE, streams=True, tells_usage=False),
     "/v1/responses": Endpoint(_GENERATE, streams=True, named_events=True),
     "/v1/messages": Endpoint(_GENERATE, streams=True, named_events=True),
-    "/v1/messages/count_tokens": Endpoint(_GENERATE),
+    "/v1/messages/count_tokens": Endpoint(_GENERATE, tokens=False),
     "/v1/embeddings": Endpoint(_EMBEDDING),
-    "/tokenize": Endpoint(_GENERATE | _EMBEDDING),
-    "/detokenize": Endpoint(_GENERATE | _EMBEDDING),
+    "/tokenize": Endpoint(_GENERATE | _EMBEDDING, tokens=False),
+    "/detokenize": Endpoint(_GENERATE | _EMBEDDING, tokens=False),
 }
 
 

@@ -83,6 +83,12 @@ class Metrics:
             ["reason"],
             registry=registry,
         )
+        self._limited = Counter(
+            "citadel_limited",
+            "Requests refused by a bound of `scope`, which `kind` names; `unavailable` where nothing could be counted",
+            ["scope", "kind"],
+            registry=registry,
+        )
         self._queue_wait = Histogram(
             f"{_PREFIX}_queue_wait_seconds",
             "How long those requests waited for a place that had to",
@@ -198,6 +204,10 @@ class Metrics:
     def refused_caller(self, reason: str) -> None:
         """Count a request that came from nobody known; `reason` is the refusal's code."""
         self._refused_callers.labels(reason).inc()
+
+    def limited(self, scope: str, kind: str) -> None:
+        """Count a request that did not fit under a bound; both are names of ours."""
+        self._limited.labels(scope, kind).inc()
 
     def identities_seen(self) -> None:
         """Note that who may call is as the database has it."""
