@@ -20,7 +20,7 @@ PACKAGES = ["prometheus", "prometheus-alertmanager"]  # Debian 13: 2.53 and 0.28
 HERE = Path(__file__).resolve().parent
 INPUTS = [HERE / "grafana.py", HERE / "sink.py"]
 SINK_PORT = 9099
-TOKEN = "vault_grafana_token"  # noqa: S105 - a variable's name
+TOKEN = "vault_grafana_token"
 RECEIVER = "vault_alert_receiver"
 PROBE = (
     "systemctl is-system-running --wait >/dev/null; "
