@@ -36,7 +36,10 @@ class Refusal(Exception):
 def lost(given: Any, kept: Any, where: str = "dashboard") -> str:
     """The first thing of `given` that is not in `kept`, by its path; empty where all of it is."""
     if isinstance(given, dict) and isinstance(kept, dict):
-        found = (lost(value, kept[key], f"{where}.{key}") if key in kept else f"{where}.{key}" for key, value in given.items())
+        found = (
+            lost(value, kept[key], f"{where}.{key}") if key in kept else f"{where}.{key}"
+            for key, value in given.items()
+        )
         return next((one for one in found if one), "")
     if isinstance(given, list) and isinstance(kept, list) and len(given) == len(kept):
         found = (lost(one, other, f"{where}[{n}]") for n, (one, other) in enumerate(zip(given, kept, strict=True)))
@@ -172,7 +175,12 @@ class Grafana:
         folders = [one for text in query.get("folderUIDs", []) for one in text.split(",")]
         tags = set(query.get("tag", []))
         return [
-            {"uid": uid, "title": entry["dashboard"]["title"], "type": "dash-db", "folderUid": entry["meta"]["folderUid"]}
+            {
+                "uid": uid,
+                "title": entry["dashboard"]["title"],
+                "type": "dash-db",
+                "folderUid": entry["meta"]["folderUid"],
+            }
             for uid, entry in self.store.state["dashboards"].items()
             if (not folders or entry["meta"]["folderUid"] in folders)
             and tags <= set(entry["dashboard"].get("tags", []))

@@ -24,7 +24,7 @@ TOKEN = "vault_grafana_token"
 RECEIVER = "vault_alert_receiver"
 PROBE = (
     "systemctl is-system-running --wait >/dev/null; "
-    f"for port in 9090 9093 3000 {SINK_PORT}; do bash -c \"</dev/tcp/127.0.0.1/$port\" || exit 1; done"
+    f'for port in 9090 9093 3000 {SINK_PORT}; do bash -c "</dev/tcp/127.0.0.1/$port" || exit 1; done'
 )
 
 # The owner's: comments, quotes and order as people write them, so that a test can tell whether they stay.

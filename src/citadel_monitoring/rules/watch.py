@@ -91,9 +91,7 @@ def _missing(site: Site) -> tuple[Alert, ...]:
             remedy="`ansible-playbook playbooks/site.yml --tags monitoring` registers it again.",
             fires=Case({}, at="2m", labels={"server": names[0], "severity": "page"})
             if len(names) == 1
-            else Case(
-                dict(list(there.items())[1:]), at="2m", labels={"server": names[0]}
-            ),
+            else Case(dict(list(there.items())[1:]), at="2m", labels={"server": names[0]}),
             quiet=Case(there, at="2m"),
         ),
     )
