@@ -18,8 +18,8 @@ import sql
 from settings import METRICS_HOST, SQL_HOST, Carried, Lab, LabError, resolvers
 
 # A module says PACKAGES, PROBE (a shell command that succeeds once the services answer), `furnish(root)` (what does
-# not differ between labs) and `personalise(root, lab)` (what does; before each boot); `recipe()`, where it has one, what
-# it furnishes from beside its own file.
+# not differ between labs) and `personalise(root, lab)` (what does; before each boot); `recipe()`, where it has one, is
+# what it furnishes from beside its own file.
 SERVICES: dict[str, ModuleType] = {SQL_HOST: sql, METRICS_HOST: metrics}
 
 INSTALL = """

@@ -20,6 +20,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
+
 VERSION = "stand-in"
 UID = re.compile(r"[A-Za-z0-9_-]{1,40}")
 State = dict[str, Any]
@@ -49,10 +53,6 @@ def lost(given: Any, kept: Any, where: str = "dashboard") -> str:
 
 def check_dashboard(dashboard: State) -> None:
     """Refuses what Grafana's schema has no place for: all of it must come back from a reading by the SDK."""
-    from grafana_foundation_sdk.cog.encoder import JSONEncoder
-    from grafana_foundation_sdk.cog.plugins import register_default_plugins
-    from grafana_foundation_sdk.models.dashboard import Dashboard
-
     register_default_plugins()
     try:
         read = Dashboard.from_json(json.loads(json.dumps(dashboard)))

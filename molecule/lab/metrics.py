@@ -1,7 +1,7 @@
-"""The lab's metrics host: Prometheus on 9090 and Alertmanager on 9093, with a configuration that is not this project's.
+"""The lab's metrics host: Prometheus on 9090 and Alertmanager on 9093, with a configuration that is somebody else's.
 
-Beside them: what stands in for Grafana on 3000 (`grafana.py`), and a sink on 9099 for what Alertmanager sends (`sink.py`).
-All of it is there before any role of this project runs, as the site has it.
+Beside them: what stands in for Grafana on 3000 (`grafana.py`), and a sink on 9099 for what Alertmanager sends
+(`sink.py`). All of it is there before any role of this project runs, as the site has it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ HERE = Path(__file__).resolve().parent
 INPUTS = [HERE / "grafana.py", HERE / "sink.py"]
 SINK_PORT = 9099
 TOKEN = "vault_grafana_token"
-RECEIVER = "vault_alert_receiver"
+# The variables of the secrets file, and the names by which the sink knows who was told.
+RECEIVERS = {"vault_alert_receiver": "citadel", "vault_heartbeat_receiver": "heartbeat"}
 PROBE = (
     "systemctl is-system-running --wait >/dev/null; "
     f'for port in 9090 9093 3000 {SINK_PORT}; do bash -c "</dev/tcp/127.0.0.1/$port" || exit 1; done'
@@ -179,8 +180,11 @@ def personalise(root: Path, lab: Lab) -> None:
 
 def secrets_text(token: str, lab: Lab) -> str:
     """Lines of the lab's secrets file: Grafana's token, and who is told of alerts."""
-    url = f"http://{lab.address(METRICS_HOST)}:{SINK_PORT}/citadel"
-    return f"{TOKEN}: {token}\n{RECEIVER}:\n  webhook_configs:\n    - url: {url}\n"
+    text = f"{TOKEN}: {token}\n"
+    for variable, name in RECEIVERS.items():
+        url = f"http://{lab.address(METRICS_HOST)}:{SINK_PORT}/{name}"
+        text += f"{variable}:\n  webhook_configs:\n    - url: {url}\n"
+    return text
 
 
 def facts(token: str, lab: Lab) -> dict[str, str]:

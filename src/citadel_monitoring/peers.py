@@ -27,13 +27,13 @@ def prometheus_config(text: str, rules: str, scrape: str, folder: str) -> str:
 
 
 def drop_in(text: str, key: str, name: str, folder: str, default: str) -> str:
-    """Where a file of ours goes: to the owner's drop-ins for `key` where a pattern takes `name` in, else to `default`."""
-    for one in items(remove(text), [key]):
-        pattern = posixpath.join(folder, str(one))
-        path = posixpath.join(posixpath.dirname(pattern), name)
-        if "*" in posixpath.basename(pattern) and "*" not in posixpath.dirname(pattern):
-            if covered(remove(text), key, path, folder):
-                return path
+    """Where a file of ours goes: to the owner's drop-ins for `key` where a pattern takes `name` in, else `default`."""
+    owners = remove(text)
+    for one in items(owners, [key]):
+        home, last = posixpath.split(posixpath.join(folder, str(one)))
+        path = posixpath.join(home, name)
+        if "*" in last and "*" not in home and covered(owners, key, path, folder):
+            return path
     return default
 
 

@@ -83,17 +83,19 @@ def insert(text: str, pieces: Sequence[Piece]) -> str:
         raise SpliceError("the file is empty or holds no mapping: is it the right one?")
     lines = text.splitlines(keepends=True)
     blocks = [_place(root, lines, piece) for piece in pieces if piece.entries]
-    for number, block in sorted(blocks, key=lambda one: one[0], reverse=True):
+    # From the last line on, so that numbers stay; of those before the same line, what is deeper inside comes first.
+    order = sorted(range(len(blocks)), key=lambda index: (-blocks[index][0], blocks[index][1], -index))
+    for number, _, block in (blocks[index] for index in order):
         lines.insert(number, block)
     if tail and blocks:
-        last = max(number for number, _ in blocks)
+        last = max(number for number, _, _ in blocks)
         index = next(n for n, line in enumerate(lines) if n >= last and line.lstrip().startswith(BEGIN))
         lines[index] = lines[index].replace(BEGIN, f"{BEGIN}\n{tail}", 1)
     return "".join(lines)
 
 
-def _place(root: yaml.MappingNode, lines: list[str], piece: Piece) -> tuple[int, str]:
-    """The number of the line before which a block goes, and the block."""
+def _place(root: yaml.MappingNode, lines: list[str], piece: Piece) -> tuple[int, int, str]:
+    """The number of the line before which a block goes, how deep inside it lies, and the block."""
     node: yaml.Node = root
     path, entries = piece.path, piece.entries
     for depth, key in enumerate(path):
@@ -104,23 +106,24 @@ def _place(root: yaml.MappingNode, lines: list[str], piece: Piece) -> tuple[int,
             made: Any = list(entries)
             for missing in reversed(path[depth:]):
                 made = {missing: made}
-            return _end(node, lines), _block(yaml.safe_dump(made, sort_keys=False, width=1000), _column(node))
+            text = yaml.safe_dump(made, sort_keys=False, width=1000)
+            return _end(node, lines), depth, _block(text, _column(node))
         if isinstance(value, yaml.ScalarNode) and value.value in ("", "~", "null") and depth == len(path) - 1:
             own = next(name for name, value in node.value if name.value == key)
             if value.value:
                 raise _by_hand(path, entries)
-            return own.start_mark.line + 1, _dump(entries, own.start_mark.column + 2)
+            return own.start_mark.line + 1, len(path), _dump(entries, own.start_mark.column + 2)
         node = value
     if not isinstance(node, yaml.SequenceNode) or node.flow_style:
         raise _by_hand(path, entries)
     # A sequence's own mark is its first dash.
     column = node.start_mark.column
-    return (node.start_mark.line if piece.first else _end(node, lines)), _dump(entries, column)
+    return (node.start_mark.line if piece.first else _end(node, lines)), len(path), _dump(entries, column)
 
 
-def _end(node: yaml.Node, lines: list[str]) -> int:
+def _end(node: yaml.Node, lines: Sequence[str]) -> int:
     """The number of the line after a block's last one that is neither empty nor a comment."""
-    number = node.end_mark.line if node.end_mark.column == 0 else node.end_mark.line + 1
+    number: int = node.end_mark.line if node.end_mark.column == 0 else node.end_mark.line + 1
     number = min(number, len(lines))
     while number > node.start_mark.line + 1 and (
         not lines[number - 1].strip() or lines[number - 1].lstrip().startswith("#")

@@ -29,8 +29,8 @@ options:
     required: true
   observer:
     description:
-      - A second user, for what watches Redis, C(user), with C(rules) as above, and C(environment), a file with REDIS_USER
-        and REDIS_PASSWORD as systemd reads them, for root alone.
+      - A second user, for what watches Redis, C(user), with C(rules) as above, and C(environment), a file with
+        REDIS_USER and REDIS_PASSWORD as systemd reads them, for root alone.
     type: dict
     suboptions:
       user:

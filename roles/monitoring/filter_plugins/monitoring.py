@@ -14,6 +14,7 @@ from ansible.errors import AnsibleFilterError
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "src"))
 
 from citadel_monitoring import peers, targets
+from citadel_monitoring.dashboards import dashboards as made_dashboards
 from citadel_monitoring.rule import rules_text
 from citadel_monitoring.rules import all_groups
 from citadel_monitoring.site import Server, Site
@@ -42,10 +43,8 @@ def rules(servers: Any, site: Any, header: str) -> str:
 
 
 def dashboards(servers: Any, site: Any) -> list[Any]:
-    """Each dashboard as Grafana takes it. The SDK is the controller's, and is asked for here alone."""
-    from citadel_monitoring.dashboards import dashboards as made
-
-    return [json.loads(text) for text in made(Site.read(servers, **site)).values()]
+    """Each dashboard as Grafana takes it."""
+    return [json.loads(text) for text in made_dashboards(Site.read(servers, **site)).values()]
 
 
 class FilterModule:

@@ -184,7 +184,7 @@ def main():
     except Refused as refused:
         hint = {
             401: " Is `vault_grafana_token` a token of this Grafana? docs/monitoring.md shows how one is made.",
-            403: " The token's service account may not do this: it needs the role Editor and the right to write data sources.",
+            403: " The token's service account may not do this: docs/monitoring.md names the rights that it needs.",
         }.get(refused.status, "")
         module.fail_json(msg=f"Grafana: {refused}.{hint}", written=grafana.written)
     module.exit_json(changed=bool(grafana.written), written=grafana.written)

@@ -25,7 +25,7 @@ options:
         type: path
         required: true
       content:
-        description: Its text.
+        description: Its text, which is never shown, since a receiver's settings may hold a secret.
         type: str
         required: true
       check:
@@ -145,7 +145,7 @@ def check_beside(module, entry):
 
 
 def last_reload(module):
-    """(whether the last reload succeeded, when the last good one was in seconds of the epoch), from the daemon itself."""
+    """(whether the last reload succeeded, when the last good one was in s of the epoch), as the daemon says."""
     url, prefix = module.params["metrics_url"], module.params["metrics_prefix"]
     try:
         with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - the address is the inventory's
@@ -187,7 +187,7 @@ def main():
                 "default": [],
                 "options": {
                     "path": {"type": "path", "required": True},
-                    "content": {"type": "str", "required": True},
+                    "content": {"type": "str", "required": True, "no_log": True},
                     "check": {"type": "str"},
                 },
             },

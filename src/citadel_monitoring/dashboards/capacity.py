@@ -11,7 +11,7 @@ __all__ = ["BOARD"]
 
 _S = 'server=~"$server", job="citadel-node"'
 _RATE = "[$__rate_interval]"
-_DISKS = f'{_S}, fstype!~"squashfs|ramfs"'
+_WRITABLE = "unless node_filesystem_readonly == 1"
 
 
 def rows(site: Site) -> Sequence[Row]:
@@ -20,7 +20,8 @@ def rows(site: Site) -> Sequence[Row]:
 
 
 def _used(by: str) -> str:
-    return f"1 - min by ({by}) (node_filesystem_avail_bytes{{{_DISKS}}} / (node_filesystem_size_bytes{{{_DISKS}}} > 0))"
+    share = f"node_filesystem_avail_bytes{{{_S}}} / (node_filesystem_size_bytes{{{_S}}} > 0)"
+    return f"1 - min by ({by}) ({share} {_WRITABLE})"
 
 
 def _now() -> Sequence[Panel]:

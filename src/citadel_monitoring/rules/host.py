@@ -9,7 +9,7 @@ from citadel_monitoring.site import Site
 __all__ = ["groups"]
 
 _HERE = {"server": SERVER}
-_DISKS = 'job="citadel-node", fstype!~"squashfs|ramfs"'
+_DISKS = 'job="citadel-node"'
 
 
 def groups(site: Site) -> tuple[Group, ...]:
@@ -68,6 +68,7 @@ def _disks() -> tuple[Alert, ...]:
         Alert(
             name="CitadelDiskFills",
             expr=f"min by (server, mountpoint) (predict_linear(node_filesystem_avail_bytes{{{_DISKS}}}[1h], 24 * 3600)) < 0"
+            f" and on (server, mountpoint) min by (server, mountpoint) (count_over_time(node_filesystem_avail_bytes{{{_DISKS}}}[1h])) > 180"
             f" and on (server, mountpoint) {_share('avail_bytes', 'size_bytes')} < 0.5",
             for_s=600,
             severity="ticket",
@@ -77,8 +78,8 @@ def _disks() -> tuple[Alert, ...]:
             meaning="At the rate of the last hour nothing is left within 24 hours.",
             look=look,
             remedy=remedy,
-            fires=Case({free: "45-0.02x200", size: "100x200"}, at="30m", step_s=60, labels=there),
-            quiet=Case({free: "45x200", size: "100x200"}, at="30m", step_s=60),
+            fires=Case({free: "45-0.02x400", size: "100x400"}, at="50m", step_s=60, labels=there),
+            quiet=Case({free: "45x400", size: "100x400"}, at="50m", step_s=60),
             dashboard="capacity",
         ),
         Alert(
