@@ -163,7 +163,7 @@ def last_reload(module):
 def reload(module):
     """Reloads the daemon and waits until it says how that went."""
     unit = module.params["unit"]
-    _, before = last_reload(module)
+    was_good, before = last_reload(module)
     code, out, err = module.run_command(["systemctl", "reload", unit], check_rc=False)
     if code != 0:
         raise Failure(f"systemctl reload {unit}: {err.strip() or out.strip()}")
@@ -172,7 +172,7 @@ def reload(module):
         good, at = last_reload(module)
         if good and at > before:
             return
-        if not good:
+        if not good and was_good:  # else it may be the last one that it still tells of
             raise Failure(f"{unit} refuses the configuration; its journal says why: journalctl -u {unit} -n 20")
         time.sleep(0.2)
     raise Failure(f"{unit} was told to reload, and has not after {module.params['timeout_s']} s")
@@ -205,6 +205,7 @@ def main():
     removing = [Path(path) for path in module.params["absent"] if os.path.lexists(path)]
     before.update({path: read(path) for path in removing})
     kept = {path: path.stat() for path, data in before.items() if data is not None}
+    making = sorted({parent for path in before for parent in path.parents if not parent.exists()}, reverse=True)
     written = [entry["path"] for entry in changing] + [str(path) for path in removing]
     try:
         _, at = last_reload(module)
@@ -231,6 +232,9 @@ def main():
                 path.unlink(missing_ok=True)
             else:
                 write(path, before[path], kept[path])
+        for folder in making:
+            if folder.is_dir():
+                folder.rmdir()
         try:
             reload(module)
             after = "Everything was put back, and is in force."

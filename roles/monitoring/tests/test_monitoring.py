@@ -1,4 +1,4 @@
-"""The server is watched: its exporters answer where they should, and the metrics server knows it, its rules and its people."""
+"""The server is watched: its exporters answer, and the metrics server knows it, its rules and whom to tell."""
 
 import base64
 import re
