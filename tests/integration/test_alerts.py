@@ -50,7 +50,8 @@ FAULTS = [
     Fault("CitadelDatabaseDown", SQL, "systemctl stop pgpool2", "systemctl start pgpool2"),
     Fault(
         "CitadelDiskFull", LLM,
-        f"mkdir -p {FULL} && mount -t tmpfs -o size=8m tmpfs {FULL} && dd if=/dev/zero of={FULL}/x bs=1M count=8 2>/dev/null || test -s {FULL}/x",
+        f"mkdir -p {FULL} && mount -t tmpfs -o size=8m tmpfs {FULL} && "
+        f"dd if=/dev/zero of={FULL}/x bs=1M count=8 2>/dev/null; test -s {FULL}/x",
         f"umount {FULL}; rmdir {FULL}",
         {"mountpoint": FULL},
     ),
@@ -60,8 +61,8 @@ FAULTS = [
         "cd /opt/citadel/config && cp -p secrets/gateway.key tls/gateway.crt /root/ && "
         "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=short -keyout /root/k -out /root/c 2>/dev/null && "
         "cat /root/k >secrets/gateway.key && cat /root/c >tls/gateway.crt && systemctl reload 'citadel-gateway@*'",
-        "cd /opt/citadel/config && cat /root/gateway.key >secrets/gateway.key && cat /root/gateway.crt >tls/gateway.crt && "
-        "rm /root/gateway.key /root/gateway.crt /root/k /root/c && systemctl reload 'citadel-gateway@*'",
+        "cd /opt/citadel/config && cat /root/gateway.key >secrets/gateway.key && "
+        "cat /root/gateway.crt >tls/gateway.crt && rm /root/gateway.key /root/gateway.crt /root/k /root/c && systemctl reload 'citadel-gateway@*'",
     ),
 ]  # fmt: skip
 EVERYTHING_AWAY = Fault(
@@ -248,7 +249,8 @@ def slow(metrics, traffic, course):
         found.healed[fault.alert] = time.time()
         on(
             LLM,
-            f"rm -f /run/citadel-slow; sleep 1; systemctl stop citadel-slow; systemctl kill -s CONT citadel-model@{SLOWED}",
+            "rm -f /run/citadel-slow; sleep 1; systemctl stop citadel-slow; "
+            f"systemctl kill -s CONT citadel-model@{SLOWED}",
         )
     over = time.time() + OVER_WITHIN_S
     while time.time() < over and not matching(metrics.told(since), fault, "resolved"):

@@ -19,9 +19,12 @@ RARE = {
 }  # fmt: skip
 # Counted by parts of the gateway that say these names: its audit writer, its limits, its identity, its database pool.
 ELSEWHERE = {
-    "citadel_audit_queue", "citadel_audit_spool_bytes", "citadel_audit_spool_limit_bytes", "citadel_audit_written_total",
-    "citadel_audit_rejected_total", "citadel_limited_total", "citadel_refused_total", "citadel_database_up",
-}  # fmt: skip
+    *(
+        f"citadel_audit_{name}"
+        for name in ("queue", "spool_bytes", "spool_limit_bytes", "written_total", "rejected_total")
+    ),
+    *("citadel_limited_total", "citadel_refused_total", "citadel_database_up"),
+}
 # Of the peers, where the lab has none, or of a history that a young lab has not.
 NOT_HERE = {"prometheus_rule_evaluation_failures_total", "alertmanager_notifications_failed_total"}
 NAME = re.compile(r"\b((?:citadel|node|redis|vllm|probe)[_:][a-zA-Z0-9_:]+)(?=[{\[\s)]|$)")

@@ -178,6 +178,39 @@ def reload(module):
     raise Failure(f"{unit} was told to reload, and has not after {module.params['timeout_s']} s")
 
 
+def touched(changing, removing):
+    """The paths of the files that are changed or removed."""
+    return [Path(entry["path"]) for entry in changing] + removing
+
+
+def put_in_force(module, changing, removing):
+    """Writes and removes the files, checks them in their places, and reloads the daemon."""
+    for entry in changing:
+        write(Path(entry["path"]), entry["content"].encode())
+    for path in removing:
+        path.unlink()
+    for entry in changing:
+        check(module, entry, entry["path"])
+    reload(module)
+
+
+def put_back(module, before, kept, made):
+    """Puts the files back as they were, removes the directories that were made, and says what became of it."""
+    for path, data in before.items():
+        if data is None:
+            path.unlink(missing_ok=True)
+        else:
+            write(path, data, kept[path])
+    for folder in made:
+        if folder.is_dir():
+            folder.rmdir()
+    try:
+        reload(module)
+    except Failure as again:
+        return f"Everything was put back, and yet: {again}"
+    return "Everything was put back, and is in force."
+
+
 def main():
     module = AnsibleModule(
         argument_spec={
@@ -219,27 +252,9 @@ def main():
     if module.check_mode or not reloading:
         module.exit_json(changed=reloading, written=written, reloaded=reloading)
     try:
-        for entry in changing:
-            write(Path(entry["path"]), entry["content"].encode())
-        for path in removing:
-            path.unlink()
-        for entry in changing:
-            check(module, entry, entry["path"])
-        reload(module)
+        put_in_force(module, changing, removing)
     except (Failure, OSError) as failure:
-        for path in [Path(entry["path"]) for entry in changing] + removing:
-            if before[path] is None:
-                path.unlink(missing_ok=True)
-            else:
-                write(path, before[path], kept[path])
-        for folder in making:
-            if folder.is_dir():
-                folder.rmdir()
-        try:
-            reload(module)
-            after = "Everything was put back, and is in force."
-        except Failure as again:
-            after = f"Everything was put back, and yet: {again}"
+        after = put_back(module, {path: before[path] for path in touched(changing, removing)}, kept, making)
         module.fail_json(msg=f"{failure}. {after}")
     module.exit_json(changed=True, written=written, reloaded=True)
 
