@@ -62,7 +62,8 @@ FAULTS = [
         "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=short -keyout /root/k -out /root/c 2>/dev/null && "
         "cat /root/k >secrets/gateway.key && cat /root/c >tls/gateway.crt && systemctl reload 'citadel-gateway@*'",
         "cd /opt/citadel/config && cat /root/gateway.key >secrets/gateway.key && "
-        "cat /root/gateway.crt >tls/gateway.crt && rm /root/gateway.key /root/gateway.crt /root/k /root/c && systemctl reload 'citadel-gateway@*'",
+        "cat /root/gateway.crt >tls/gateway.crt && "
+        "rm /root/gateway.key /root/gateway.crt /root/k /root/c && systemctl reload 'citadel-gateway@*'",
     ),
 ]  # fmt: skip
 EVERYTHING_AWAY = Fault(
