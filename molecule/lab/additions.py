@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+import metrics
 import sql
-from settings import SQL_HOST, Carried, Lab, LabError, resolvers
+from settings import METRICS_HOST, SQL_HOST, Carried, Lab, LabError, resolvers
 
 # A module says PACKAGES, PROBE (a shell command that succeeds once the services answer), `furnish(root)` (what does
-# not differ between labs) and `personalise(root, lab)` (what does; before each boot).
-SERVICES: dict[str, ModuleType] = {SQL_HOST: sql}
+# not differ between labs) and `personalise(root, lab)` (what does; before each boot); `recipe()`, where it has one, is
+# what it furnishes from beside its own file.
+SERVICES: dict[str, ModuleType] = {SQL_HOST: sql, METRICS_HOST: metrics}
 
 INSTALL = """
 set -e
@@ -65,6 +67,8 @@ def ensure(lab: Lab, host: str, image: Path, settings: Carried) -> Base:
     if service is None:
         return Base(image)
     recipe = Path(__file__).read_bytes() + Path(str(service.__file__)).read_bytes() + image.name.encode()
+    if hasattr(service, "recipe"):
+        recipe += service.recipe()
     target = lab.cache / "additions" / f"{service.__name__}-{hashlib.sha256(recipe).hexdigest()[:12]}"
     if not target.is_dir():
         _build(service, image, target, settings)

@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import additions
 import images
+import metrics
 import network
 import sql
 from additions import Base
@@ -112,6 +113,10 @@ def ensure_secrets(lab: Lab) -> None:
             password = secrets.token_urlsafe(24)
             text += f"{variable}: {password}\n"
             facts[fact] = sql.url(lab, user, password)
+    if f"{metrics.TOKEN}:" not in text:
+        token = secrets.token_urlsafe(24)
+        text += metrics.secrets_text(token, lab)
+        facts |= metrics.facts(token, lab)
     if before != (text, facts):
         write_private(secrets_file, text)
         write_private(credentials, json.dumps(facts, indent=2) + "\n")

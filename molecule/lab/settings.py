@@ -16,6 +16,7 @@ GATEWAY_ADDRESS = "192.168.10.1"
 NETWORK_BITS = 24
 LLM_HOST = "hx-llm-server-01"
 SQL_HOST = "hx-sql-server-01"
+METRICS_HOST = "hx-metrics-server-01"
 
 
 class LabError(Exception):

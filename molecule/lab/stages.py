@@ -22,6 +22,7 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parents[2]
 HOST = "hx-llm-server-01"
 SQL_HOST = "hx-sql-server-01"
+METRICS_HOST = "hx-metrics-server-01"
 SITE = REPO / "playbooks/site.yml"
 SHARED = [
     "plugins", "group_vars", "inventory/lab.yml", "files/requirements/uv.txt", "files/requirements/engine-*.txt",
@@ -30,6 +31,7 @@ SHARED = [
 # What a role is made from beside its own folder.
 BESIDE = {
     "database": ["src/citadel_llm/integration/database", "files/requirements/database.txt", "roles/gateway/tasks"],
+    "monitoring": ["src/citadel_monitoring"],
 }
 CHANGES_NOTHING = {"preflight"}
 
@@ -80,6 +82,8 @@ def begin(role: str) -> None:
     lab("reset", HOST, *(["--from", name(ready)] if ready else []))
     if role in {"database", "site"}:
         lab("reset", SQL_HOST)  # an empty database
+    if role in {"monitoring", "site"}:
+        lab("reset", METRICS_HOST)  # as its owner has it
     lab("up")
     missing = before[len(ready) :]
     if "database" in before and "database" not in missing:

@@ -1,0 +1,25 @@
+"""The rules, a module an area. A further area is a module with `groups(site)`, named in `AREAS`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from citadel_monitoring.rule import Group
+from citadel_monitoring.rules import anomaly, gateway, host, integrations, models, watch
+from citadel_monitoring.site import Site
+
+__all__ = ["AREAS", "all_groups"]
+
+AREAS: tuple[Callable[[Site], tuple[Group, ...]], ...] = (
+    watch.groups,
+    models.groups,
+    gateway.groups,
+    integrations.groups,
+    host.groups,
+    anomaly.groups,
+)
+
+
+def all_groups(site: Site) -> tuple[Group, ...]:
+    """Every group of rules, in the order of the areas."""
+    return tuple(group for area in AREAS for group in area(site))
