@@ -23,6 +23,7 @@ import additions
 import images
 import network
 import sql
+import vector
 from additions import Base
 from machines import Machine, ssh
 from settings import LLM_HOST, REPO, Carried, Lab, LabError, carried
@@ -110,6 +111,10 @@ def ensure_secrets(lab: Lab) -> None:
             password = secrets.token_urlsafe(24)
             text += f"{variable}: {password}\n"
             facts[fact] = sql.url(lab, user, password)
+    if f"{vector.SECRET}:" not in text:
+        key = secrets.token_urlsafe(32)
+        text += f"{vector.SECRET}: {key}\n"
+        facts |= {"qdrant_url": vector.url(lab), "qdrant_api_key": key}
     if before != (text, facts):
         write_private(secrets_file, text)
         write_private(credentials, json.dumps(facts, indent=2) + "\n")
