@@ -28,11 +28,16 @@ def credentials(site):
 
 
 @pytest.fixture(scope="module")
-def url(host):
-    """Where Qdrant is, as the inventory says."""
-    peer = host.ansible.get_variables()["groups"]["vector_servers"][0]
-    known = type(host).get_host(f"ansible://{peer}", ansible_inventory=host.backend.ansible_inventory)
-    return known.ansible.get_variables()["citadel_vector_url"]
+def peer(host):
+    """What the inventory says of Qdrant's host."""
+    name = host.ansible.get_variables()["groups"]["vector_servers"][0]
+    known = type(host).get_host(f"ansible://{name}", ansible_inventory=host.backend.ansible_inventory)
+    return known.ansible.get_variables()
+
+
+@pytest.fixture(scope="module")
+def url(peer):
+    return peer["citadel_vector_url"]
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ from citadel_llm.integration.vector.collections import collections
 
 
 @pytest.fixture(scope="module")
-def wanted(plan, role):
+def wanted(plan, role, peer):
     return collections(
         plan["models"],
-        prefix=role["vector_prefix"],
+        prefix=peer["citadel_vector_prefix"],
         embedder=role["vector_embedder"],
         hnsw=role["vector_hnsw"],
         quantization=role["vector_quantization"],

@@ -12,6 +12,7 @@ from citadel_llm.api.upstream.model import ServedModel, build_models
 from citadel_llm.api.upstream.prober import Prober
 from citadel_llm.integration.cache.build import build_cache, build_flights
 from citadel_llm.integration.metrics import Metrics
+from citadel_llm.integration.vector.build import build_vector
 from citadel_llm.utils.config import Config, ConfigError
 from citadel_llm.utils.keys import KeyRing
 from citadel_llm.utils.logging import LogWriter
@@ -48,6 +49,7 @@ class GatewayState:
         self.prober = Prober(self.models.values(), config.probe, self._engine_changed)
         self.cache = build_cache(config.cache, metrics.cache, self._cache_changed)
         self.flights = build_flights(config.cache)
+        self.vector = build_vector(config.vector, metrics.vector, self._vector_changed)
         self.sweeper = Sweeper(config.limits.retry_after_s, self._tick)
         self._gauges = [
             (model, metrics.in_flight.labels(name), metrics.queued.labels(name)) for name, model in self.models.items()
@@ -62,6 +64,8 @@ class GatewayState:
         self.sweeper.start(self._loop)
         if self.cache is not None:
             self.cache.redis.start()
+        if self.vector is not None:
+            await self.vector.prepare()
         await self.prober.start()
 
     async def stop(self) -> None:
@@ -70,6 +74,8 @@ class GatewayState:
         await self.prober.stop()
         if self.cache is not None:
             await self.cache.redis.stop()
+        if self.vector is not None:
+            await self.vector.close()
         for model in self.models.values():
             for engine in model.engines:
                 engine.close_idle()
@@ -103,6 +109,10 @@ class GatewayState:
     def _cache_changed(self, up: bool, reason: str) -> None:
         self.metrics.cache.up.set(int(up))
         self.log.event("info" if up else "warning", "cache_state", up=up, error=reason or None)
+
+    def _vector_changed(self, up: bool, reason: str) -> None:
+        self.metrics.vector.up.set(int(up))
+        self.log.event("info" if up else "warning", "vector_state", up=up, error=reason or None)
 
     def publish(self) -> None:
         """Bring the metrics up to date."""

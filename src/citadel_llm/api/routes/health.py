@@ -57,6 +57,7 @@ def router(state: GatewayState) -> APIRouter:
                 "version": state.version,
                 "draining": state.draining,
                 "models": {name: _show_model(model) for name, model in state.models.items()},
+                "vector": None if state.vector is None else state.vector.state,
             },
             status_code=503 if status == "down" else 200,
         )

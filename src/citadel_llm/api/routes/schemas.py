@@ -229,6 +229,14 @@ class ModelHealth(BaseModel):
     engines: list[EngineHealth]
 
 
+class VectorHealth(BaseModel):
+    """Qdrant, as the last calls found it."""
+
+    up: bool | None
+    breaker: Literal["closed", "half_open", "open"]
+    error: str | None
+
+
 class Health(BaseModel):
     """The whole."""
 
@@ -237,3 +245,4 @@ class Health(BaseModel):
     version: str
     draining: bool
     models: dict[str, ModelHealth]
+    vector: VectorHealth | None  # none: turned off
