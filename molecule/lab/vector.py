@@ -41,7 +41,7 @@ StateDirectoryMode=0700
 WorkingDirectory=/{_HOME}
 LoadCredential=key:/etc/citadel-lab/qdrant.key
 ExecStart=/{_HOME}/env/bin/python -m qdrant /var/lib/qdrant %d/key {PORT}
-Environment=PYTHONDONTWRITEBYTECODE=1 GRPC_VERBOSITY=ERROR
+Environment=PYTHONDONTWRITEBYTECODE=1 GRPC_VERBOSITY=ERROR MALLOC_ARENA_MAX=2
 Restart=always
 RestartSec=1
 TimeoutStopSec=30

@@ -403,6 +403,9 @@ async def test_what_is_wrong_with_a_request_is_told_and_is_no_trouble(make, coll
         with pytest.raises(VectorRefused) as refused:
             await client.search(collection, tenant="a", vector=[1.0, 2.0])
         assert refused.value.status == 400
+        with pytest.raises(VectorRefused) as refused:
+            await client.count(collection, tenant="a", allowed={"must": [{"no": "condition"}]})
+        assert refused.value.status == 400
     assert client.state == {"up": True, "breaker": "closed", "error": None}
 
 

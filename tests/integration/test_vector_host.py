@@ -405,12 +405,36 @@ def test_a_large_collection_gets_its_index_beside_the_searches(client, name):
         )
         assert ids(client.query_points(name, vectors[start], limit=1)) == [start]
 
+    late, meanwhile = unit_vectors(100, seed=3), 0
+    while client.get_collection(name).status is models.CollectionStatus.YELLOW and meanwhile < len(late):
+        client.upsert(name, [models.PointStruct(id=100_000 + meanwhile, vector=late[meanwhile])])
+        assert ids(client.query_points(name, vectors[meanwhile], limit=1)) == [meanwhile]
+        client.delete(name, points_selector=[5999 - meanwhile])
+        meanwhile += 1
+    assert meanwhile > 0, "it was not indexed in the background"
+
     def indexed():
         info = client.get_collection(name)
-        return info.status is models.CollectionStatus.GREEN and info.indexed_vectors_count >= len(vectors)
+        return info.status is models.CollectionStatus.GREEN and info.indexed_vectors_count >= 5000 - meanwhile
 
-    until(indexed, "all vectors are indexed")
-    assert ids(client.query_points(name, vectors[77], limit=1)) == [77]
+    until(indexed, "its vectors are indexed")
+    assert client.count(name).count == len(vectors)
+    for number in range(meanwhile):
+        assert ids(client.query_points(name, late[number], limit=1)) == [100_000 + number]
+    assert client.retrieve(name, list(range(5999, 5999 - meanwhile, -1))) == []
+
+
+def test_a_collection_is_deleted_while_it_is_being_indexed(client, name):
+    client.create_collection(
+        name,
+        vectors_config=models.VectorParams(size=SIZE, distance=models.Distance.COSINE),
+        optimizers_config=models.OptimizersConfigDiff(indexing_threshold=10),
+    )
+    vectors = unit_vectors(1000, seed=2)
+    client.upsert(name, [models.PointStruct(id=n, vector=vector) for n, vector in enumerate(vectors)])
+    until(lambda: client.get_collection(name).status is models.CollectionStatus.YELLOW, "it waits to be indexed")
+    assert client.delete_collection(name)
+    assert not client.collection_exists(name)
 
 
 def test_a_snapshot_is_made_fetched_and_recovered(client, filled, name, credentials, tmp_path):

@@ -1,17 +1,16 @@
-"""One collection: its folder on the disk, the engine's shard in it, and what may be done with it.
+"""One collection: its folder on the disk, its settings, and what may be asked of it and written to it.
 
-Reading and writing may run side by side, the engine sees to that. What replaces the shard, or copies its files, runs
-alone. The engine's write-ahead log keeps what was acknowledged, whatever ends the process.
+The engine's write-ahead log keeps what was acknowledged, whatever ends the process.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import json
 import os
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,34 +21,10 @@ from qdrant_client import models
 
 from qdrant import filters, points, queries, settings
 from qdrant.errors import NotFound, Refused
+from qdrant.shard import MANY, Shard
 
 _INDEX = TypeAdapter(models.PayloadFieldSchema)
 _PAGE = 10
-
-
-class Gate:
-    """Many may pass together, or one alone."""
-
-    def __init__(self) -> None:
-        self._condition = threading.Condition()
-        self._inside = 0
-
-    @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
-        with self._condition:
-            self._inside += 1
-        try:
-            yield
-        finally:
-            with self._condition:
-                self._inside -= 1
-                self._condition.notify_all()
-
-    @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        with self._condition:
-            self._condition.wait_for(lambda: self._inside == 0)
-            yield
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -65,23 +40,19 @@ def write_json(path: Path, data: Any) -> None:
 class Collection:
     """Made by `create` or `load`."""
 
-    def __init__(self, folder: Path, config: models.CollectionConfig, indexes: dict[str, Any], shard: Any) -> None:
+    def __init__(self, folder: Path, config: models.CollectionConfig, indexes: dict[str, Any], shard: Shard) -> None:
         self.folder = folder
         self.config = config
         self.indexes = indexes  # by field
-        self.written_at = 0.0  # of time.monotonic(); nothing to optimize where it is 0
-        self._shard = shard
-        self._gate = Gate()
-        self._upkeep = threading.Lock()  # what takes long and leaves the shard readable; before the gate
-        self._stale = False  # the shard runs with older settings than `config`
+        self.shard = shard
+        self._changing = threading.Lock()
         self._operations = itertools.count(1)
 
     @classmethod
     def create(cls, folder: Path, config: models.CollectionConfig) -> Collection:
         """A new one, empty. Raises Refused for settings that the engine does not take."""
-        (folder / "shard").mkdir(parents=True)
-        shard = _engine(lambda: edge.EdgeShard.create(str(folder / "shard"), settings.engine_config(config)))
-        made = cls(folder, config, {}, shard)
+        folder.mkdir(parents=True)
+        made = cls(folder, config, {}, Shard(folder, config, new=True))
         made._save()
         return made
 
@@ -91,25 +62,19 @@ class Collection:
         saved = json.loads((folder / "collection.json").read_text())
         config = models.CollectionConfig.model_validate(saved["config"])
         indexes = {field: _INDEX.validate_python(schema) for field, schema in saved["indexes"].items()}
-        shard = edge.EdgeShard.load(str(folder / "shard"), settings.engine_config(config))
-        made = cls(folder, config, indexes, shard)
-        made.written_at = time.monotonic()
-        return made
+        return cls(folder, config, indexes, Shard(folder, config))
 
     def close(self) -> None:
         """All on the disk, and nothing more to be asked."""
-        with self._upkeep, self._gate.alone():
-            self._shard.flush()
-            self._shard.close()
+        self.shard.close()
 
     # -- settings ---------------------------------------------------------------------------
 
     def info(self) -> models.CollectionInfo:
         """Its state and settings."""
-        with self._gate.together():
-            found = self._shard.info()
+        found = self.shard.read(lambda shard: shard.info())
         counts = {field: one.points for field, one in found.payload_schema.items()}
-        busy = bool(self.written_at)
+        busy = bool(self.shard.written_at)
         return models.CollectionInfo.model_construct(
             status=models.CollectionStatus.YELLOW if busy else models.CollectionStatus.GREEN,
             optimizer_status=models.OptimizersStatusOneOf.OK,
@@ -129,13 +94,11 @@ class Collection:
 
     def configure(self, asked: models.UpdateCollection) -> None:
         """Other settings; the optimizer makes the segments anew that were built with other ones."""
-        with self._upkeep:
+        with self._changing:
             config = settings.updated(self.config, asked)
-            settings.engine_config(config)
+            self.shard.configure(config)
             self.config = config
             self._save()
-            self._stale = True
-            self.written_at = time.monotonic()
 
     def index(self, field: str, schema: Any) -> models.UpdateResult:
         """An index on a field of the payload, in the place of any other one."""
@@ -151,26 +114,10 @@ class Collection:
         self._save()
         return result
 
-    def optimize(self) -> None:
-        """Merges and indexes what has to be; searches and writes go on meanwhile."""
-        with self._upkeep:
-            began = self.written_at
-            if self._stale:
-                with self._gate.alone():
-                    self._stale = False
-                    self._shard.flush()
-                    self._shard.close()
-                    self._shard = edge.EdgeShard.load(str(self.folder / "shard"), settings.engine_config(self.config))
-            with self._gate.together():
-                self._shard.optimize()
-            if self.written_at == began:
-                self.written_at = 0.0
-
     @contextlib.contextmanager
     def still(self) -> Iterator[Path]:
         """Its folder, complete and unchanging, while the block runs."""
-        with self._upkeep, self._gate.alone():
-            self._shard.flush()
+        with self.shard.still():
             yield self.folder
 
     def _save(self) -> None:
@@ -182,8 +129,7 @@ class Collection:
 
     def query(self, asked: models.QueryRequest) -> list[models.ScoredPoint]:
         """The best points for a query, or any points where there is none."""
-        with self._gate.together():
-            found = _engine(lambda: self._shard.query(queries.made(asked, self._stored)))
+        found = self.shard.read(lambda shard: shard.query(queries.made(asked, functools.partial(_stored, shard))))
         return [points.scored(one, points.with_payload(asked.with_payload, False)) for one in found]
 
     def scroll(self, asked: models.ScrollRequest) -> tuple[list[models.Record], int | str | None]:
@@ -197,8 +143,7 @@ class Collection:
             with_vector=asked.with_vector if asked.with_vector is not None else False,
             order_by=queries.order(asked.order_by),
         )
-        with self._gate.together():
-            found, following = _engine(lambda: self._shard.scroll(request))
+        found, following = self.shard.read(lambda shard: shard.scroll(request))
         return [points.record(one, payload) for one in found], (
             None if following is None else points.shown_id(following)
         )
@@ -208,34 +153,21 @@ class Collection:
         payload = points.with_payload(asked.with_payload, True)
         ids = [points.point_id(one) for one in asked.ids]
         vector = asked.with_vector if asked.with_vector is not None else False
-        with self._gate.together():
-            found = _engine(lambda: self._shard.retrieve(ids, payload, vector))
+        found = self.shard.read(lambda shard: shard.retrieve(ids, payload, vector))
         return [points.record(one, payload) for one in found]
 
     def count(self, asked: models.CountRequest) -> int:
         """How many points the filter lets through."""
         request = edge.CountRequest(exact=asked.exact is not False, filter=filters.made(asked.filter))
-        with self._gate.together():
-            return int(_engine(lambda: self._shard.count(request)))
+        return int(self.shard.read(lambda shard: shard.count(request)))
 
     def facet(self, asked: models.FacetRequest) -> list[models.FacetValueHit]:
         """The most frequent values of a field."""
         request = edge.FacetRequest(
             key=asked.key, limit=asked.limit or _PAGE, exact=bool(asked.exact), filter=filters.made(asked.filter)
         )
-        with self._gate.together():
-            found = _engine(lambda: self._shard.facet(request))
+        found = self.shard.read(lambda shard: shard.facet(request))
         return [models.FacetValueHit.model_construct(value=hit.value, count=hit.count) for hit in found.hits]
-
-    def _stored(self, point: Any, using: str) -> Any:
-        found = self._shard.retrieve([point], False, [using])
-        if not found:
-            raise NotFound(f"Not found: No point with id {point} found")
-        vector = found[0].vector
-        vector = vector.get(using) if isinstance(vector, dict) else vector
-        if vector is None:
-            raise Refused(f"Wrong input: point {point} has no vector `{using}`")
-        return vector
 
     # -- writing ----------------------------------------------------------------------------
 
@@ -243,59 +175,62 @@ class Collection:
         """Points, new or in the place of those of the same id."""
         mode = settings.member(edge.UpdateMode, asked.update_mode)
         condition = filters.made(asked.update_filter)
-        return self._update(edge.UpdateOperation.upsert_points(points.inserted(asked), condition, mode))
+        made = points.inserted(asked)
+        return self._update(edge.UpdateOperation.upsert_points(made, condition, mode), len(made))
 
     def update_vectors(self, asked: models.UpdateVectors) -> models.UpdateResult:
         """Other vectors of points that are there."""
         condition = filters.made(asked.update_filter)
-        return self._update(edge.UpdateOperation.update_vectors(points.moved(asked), condition))
+        made = points.moved(asked)
+        return self._update(edge.UpdateOperation.update_vectors(made, condition), len(made))
 
     def delete(self, asked: models.PointIdsList | models.FilterSelector) -> models.UpdateResult:
         """These points away."""
-        return self._update(self._each("delete_points", asked))
+        return self._each("delete_points", asked)
 
     def delete_vectors(self, asked: models.DeleteVectors) -> models.UpdateResult:
         """Vectors of these names away from these points."""
-        return self._update(self._each("delete_vectors", asked, list(asked.vector)))
+        return self._each("delete_vectors", asked, list(asked.vector))
 
     def set_payload(self, asked: models.SetPayload) -> models.UpdateResult:
         """Fields of the payload, beside those that are there."""
-        return self._update(self._each("set_payload", asked, asked.payload, asked.key))
+        return self._each("set_payload", asked, asked.payload, asked.key)
 
     def overwrite_payload(self, asked: models.SetPayload) -> models.UpdateResult:
         """The payload, whole."""
-        return self._update(self._each("overwrite_payload", asked, asked.payload, asked.key))
+        return self._each("overwrite_payload", asked, asked.payload, asked.key)
 
     def delete_payload(self, asked: models.DeletePayload) -> models.UpdateResult:
         """Fields of the payload away."""
-        return self._update(self._each("delete_payload", asked, asked.keys))
+        return self._each("delete_payload", asked, asked.keys)
 
     def clear_payload(self, asked: models.PointIdsList | models.FilterSelector) -> models.UpdateResult:
         """The whole payload away."""
-        return self._update(self._each("clear_payload", asked))
+        return self._each("clear_payload", asked)
 
-    def _each(self, verb: str, asked: Any, *values: Any) -> Any:
+    def _each(self, verb: str, asked: Any, *values: Any) -> models.UpdateResult:
         ids = getattr(asked, "points", None)
         if ids is not None:
-            return getattr(edge.UpdateOperation, verb)([points.point_id(one) for one in ids], *values)
+            chosen = [points.point_id(one) for one in ids]
+            return self._update(getattr(edge.UpdateOperation, verb)(chosen, *values), len(chosen))
         if getattr(asked, "filter", None) is None:
             raise Refused("Wrong input: Either list of point ids or filter must be specified")
-        return getattr(edge.UpdateOperation, f"{verb}_by_filter")(filters.made(asked.filter), *values)
+        operation = getattr(edge.UpdateOperation, f"{verb}_by_filter")(filters.made(asked.filter), *values)
+        return self._update(operation, MANY)
 
-    def _update(self, operation: Any) -> models.UpdateResult:
-        with self._gate.together():
-            _engine(lambda: self._shard.update(operation))
-        self.written_at = time.monotonic()
+    def _update(self, operation: Any, touched: int = 0) -> models.UpdateResult:
+        self.shard.write(operation, touched)
         number = next(self._operations)
         return models.UpdateResult.model_construct(operation_id=number, status=models.UpdateStatus.COMPLETED)
 
 
-def _engine[T](call: Any) -> T:
-    """What the engine says, with its refusals as ours: it raises `Exception` itself for all of them."""
-    try:
-        result: T = call()
-    except Refused:
-        raise
-    except Exception as error:
-        raise Refused(f"Wrong input: {error}") from error
-    return result
+def _stored(shard: Any, point: Any, using: str) -> Any:
+    """The vector of a point that is there."""
+    found = shard.retrieve([point], False, [using])
+    if not found:
+        raise NotFound(f"Not found: No point with id {point} found")
+    vector = found[0].vector
+    vector = vector.get(using) if isinstance(vector, dict) else vector
+    if vector is None:
+        raise Refused(f"Wrong input: point {point} has no vector `{using}`")
+    return vector

@@ -17,7 +17,7 @@ from qdrant.collection import Collection, write_json
 from qdrant.errors import AlreadyThere, NotFound, Refused
 
 _NAME = re.compile(r"[^/\\<>:\"|?*\0\x1f]{1,255}")
-_QUIET_S, _PATIENCE_S = 0.5, 10.0  # optimized once nothing was written for so long, or after so long in any case
+_QUIET_S, _PATIENCE_S = 0.5, 60.0  # optimized once nothing was written for so long, or after so long in any case
 
 
 class Store:
@@ -149,17 +149,17 @@ class Store:
                 opened = dict(self._open)
             now = time.monotonic()
             for name, collection in opened.items():
-                if not collection.written_at:
+                if not collection.shard.written_at:
                     continue
                 since = waiting.setdefault(name, now)
-                if now - collection.written_at >= _QUIET_S or now - since >= _PATIENCE_S:
+                if now - collection.shard.written_at >= _QUIET_S or now - since >= _PATIENCE_S:
                     waiting.pop(name)
                     self._look_after(name, collection)
 
     def _look_after(self, name: str, collection: Collection) -> None:
         try:
-            collection.optimize()
-        except Exception as error:  # closed meanwhile, or the engine's own trouble: the next write asks again
-            collection.written_at = 0.0
+            collection.shard.optimize()
+        except Exception as error:  # closed meanwhile, or trouble of its own: the next write asks again
+            collection.shard.written_at = 0.0
             if not self._ended.is_set() and self._open.get(name) is collection:
                 print(f"optimizing {name}: {error}", flush=True)

@@ -72,8 +72,8 @@ class QdrantTransport:
             return str((await self._client.info()).version)
 
     async def query(self, collection: str, body: dict[str, Any]) -> list[Hit]:
-        asked = models.QueryRequest.model_validate(body)
         async with _told():
+            asked = models.QueryRequest.model_validate(body)
             found = await self._client.query_points(
                 collection,
                 query=asked.query,
@@ -107,8 +107,8 @@ class QdrantTransport:
             return (await self._client.count(collection, count_filter=_filter(allowed), exact=True)).count
 
     async def upsert(self, collection: str, points: list[dict[str, Any]], own: Filter) -> None:
-        made = [models.PointStruct.model_validate(point) for point in points]
         async with _told():
+            made = [models.PointStruct.model_validate(point) for point in points]
             await self._client.upsert(collection, made, wait=True, update_filter=_filter(own))
 
     async def delete(self, collection: str, allowed: Filter) -> None:
@@ -158,6 +158,8 @@ async def _told() -> AsyncIterator[None]:
         raise VectorRefused(status, text) from error
     except (ResponseHandlingException, httpx.HTTPError, ResourceExhaustedResponse) as error:
         raise Broken(f"{type(getattr(error, 'source', error)).__name__}: {error}") from error
+    except ValueError as error:  # before anything was sent: a filter, as a rule, that is none
+        raise VectorRefused(400, f"Expected a request as Qdrant's REST API takes it: {error}") from error
     except grpc.RpcError as error:
         code, text = error.code(), error.details() or ""
         if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):

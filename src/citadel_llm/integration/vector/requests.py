@@ -49,7 +49,7 @@ def search_body(
     params: dict[str, Any] = {"exact": True} if exact else {"hnsw_ef": ef}
     parts: list[dict[str, Any]] = []
     if vector is not None:
-        parts.append({"query": list(vector), "using": DENSE, "params": params})
+        parts.append({"query": [float(number) for number in vector], "using": DENSE, "params": params})
     if text is not None:
         parts.append({"query": {"text": text, "model": _INFERENCE}, "using": BM25})
     if not parts:
