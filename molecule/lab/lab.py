@@ -28,6 +28,8 @@ from additions import Base
 from machines import Machine, ssh
 from settings import LLM_HOST, REPO, Carried, Lab, LabError, carried
 
+import vector
+
 TOOLS = {
     "mmdebstrap": "mmdebstrap",
     "systemd-nspawn": "systemd-container",
@@ -117,6 +119,10 @@ def ensure_secrets(lab: Lab) -> None:
         token = secrets.token_urlsafe(24)
         text += metrics.secrets_text(token, lab)
         facts |= metrics.facts(token, lab)
+    if f"{vector.SECRET}:" not in text:
+        key = secrets.token_urlsafe(32)
+        text += f"{vector.SECRET}: {key}\n"
+        facts |= {"qdrant_url": vector.url(lab), "qdrant_api_key": key}
     if before != (text, facts):
         write_private(secrets_file, text)
         write_private(credentials, json.dumps(facts, indent=2) + "\n")

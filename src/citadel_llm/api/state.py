@@ -21,6 +21,7 @@ from citadel_llm.api.upstream.prober import Prober
 from citadel_llm.integration.cache.build import build_cache, build_flights
 from citadel_llm.integration.database.build import build_database
 from citadel_llm.integration.metrics import Metrics
+from citadel_llm.integration.vector.build import build_vector
 from citadel_llm.utils.config import Config, ConfigError
 from citadel_llm.utils.keys import KeyRing
 from citadel_llm.utils.logging import LogWriter
@@ -60,6 +61,7 @@ class GatewayState:
         self.prober = Prober(self.models.values(), config.probe, self._engine_changed)
         self.cache = build_cache(config.cache, metrics.cache, self._cache_changed)
         self.flights = build_flights(config.cache)
+        self.vector = build_vector(config.vector, metrics.vector, self._vector_changed)
         self.database = build_database(config.database, self._database_changed)
         self.limiter = Limiter(
             Table(config.limits.table_file),
@@ -92,6 +94,8 @@ class GatewayState:
         self.sweeper.start(self._loop)
         if self.cache is not None:
             self.cache.redis.start()
+        if self.vector is not None:
+            await self.vector.prepare()
         if self.database is not None:
             await self.database.start()
             await self.identity.start()
@@ -104,6 +108,8 @@ class GatewayState:
         await self.identity.stop()
         if self.cache is not None:
             await self.cache.redis.stop()
+        if self.vector is not None:
+            await self.vector.close()
         if self.database is not None:
             await self.database.stop()
         for model in self.models.values():
@@ -163,6 +169,10 @@ class GatewayState:
 
     def _identities_read(self, directory: Directory) -> None:
         self.bounds = directory.bounds
+
+    def _vector_changed(self, up: bool, reason: str) -> None:
+        self.metrics.vector.up.set(int(up))
+        self.log.event("info" if up else "warning", "vector_state", up=up, error=reason or None)
 
     def _database_changed(self, up: bool, reason: str) -> None:
         if up:

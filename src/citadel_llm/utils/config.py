@@ -38,6 +38,7 @@ __all__ = [
     "Timeouts",
     "Tls",
     "Upstream",
+    "Vector",
     "load_config",
     "parse_config",
 ]
@@ -185,6 +186,35 @@ class Cache(_Section, frozen=True, kw_only=True):
     single_flight: bool = True  # identical requests at the same time are answered by one call
 
 
+class Vector(_Section, frozen=True, kw_only=True):
+    """Qdrant, which remembers texts by meaning and by words: citadel_llm/integration/vector."""
+
+    enabled: bool = False
+    url: str = "http://127.0.0.1:6333"
+    protocol: Literal["rest", "grpc", "graphql"] = "rest"  # graphql only reads
+    grpc_port: Port | None = None  # none: the url's own
+    credentials_file: str = "/opt/citadel/config/secrets/vector.json"
+    prefix: str = "citadel"  # of the collections' names
+    timeout_s: Annotated[float, Meta(gt=0, le=60)] = 0.8  # for a read, its retries included
+    write_timeout_s: Seconds = 30.0
+    attempts: Annotated[int, Meta(ge=1, le=10)] = 3  # in all
+    connections: Count = 16  # at once, by REST and GraphQL; gRPC has one
+    batch: Annotated[int, Meta(ge=1, le=10_000)] = 256  # points in one write
+    search_ef: Annotated[int, Meta(ge=1, le=10_000)] = 128  # candidates that a search by meaning weighs
+    cache_entries: Annotated[int, Meta(ge=0, le=100_000)] = 512  # results kept; 0: none
+    cache_ttl_s: Annotated[float, Meta(ge=0, le=3600)] = 2.0  # another instance's writes show after this
+    breaker: Breaker = msgspec.field(
+        default_factory=lambda: Breaker(window=10, min_requests=3, open_s=0.5, max_open_s=5.0, trials=1)
+    )
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not _HOST.fullmatch(parts.hostname or "") or parts.query:
+            raise ValueError("Expected `http://HOST:PORT` or `https://HOST:PORT` as `url`")
+        if parts.username is not None:
+            raise ValueError("Expected no password in `url`: the API key is in `credentials_file`")
+
+
 class Database(_Section, frozen=True, kw_only=True):
     """PostgreSQL, through Pgpool-II: users and keys, conversations, the audit log."""
 
@@ -293,6 +323,7 @@ class Config(_Section, frozen=True, kw_only=True):
     auto: Auto = msgspec.field(default_factory=Auto)
     aliases: dict[str, str] = msgspec.field(default_factory=dict)  # other names of models
     cache: Cache = msgspec.field(default_factory=Cache)
+    vector: Vector = msgspec.field(default_factory=Vector)
     database: Database = msgspec.field(default_factory=Database)
     created: int = 0  # Unix seconds; not of the file's text but its age, shown in /v1/models
 

@@ -63,6 +63,7 @@ def router(state: GatewayState) -> APIRouter:
                 "draining": state.draining,
                 "dependencies": dependencies(),
                 "models": {name: _show_model(model) for name, model in state.models.items()},
+                "vector": None if state.vector is None else state.vector.state,
             },
             status_code=503 if status == "down" else 200,
         )

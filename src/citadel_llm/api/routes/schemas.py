@@ -229,6 +229,14 @@ class ModelHealth(BaseModel):
     engines: list[EngineHealth]
 
 
+class VectorHealth(BaseModel):
+    """Qdrant, as the last calls found it."""
+
+    up: bool | None
+    breaker: Literal["closed", "half_open", "open"]
+    error: str | None
+
+
 class Health(BaseModel):
     """The whole."""
 
@@ -240,3 +248,4 @@ class Health(BaseModel):
         description="Those that are configured; while one is down, inference goes on"
     )
     models: dict[str, ModelHealth]
+    vector: VectorHealth | None  # none: turned off

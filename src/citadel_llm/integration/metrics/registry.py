@@ -18,6 +18,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 
 from citadel_llm.integration.metrics.cache import CacheCounters
 from citadel_llm.integration.metrics.tally import Distribution, Tally
+from citadel_llm.integration.metrics.vector import VectorCounters
 
 __all__ = ["Metrics"]
 
@@ -152,6 +153,7 @@ class Metrics:
             multiprocess_mode="livemin",
         )
         self.cache = CacheCounters(registry)
+        self.vector = VectorCounters(registry)
         self._answers: dict[tuple[str, str, int], tuple[Tally, Distribution]] = {}
         self._durations: dict[tuple[str, str], Distribution] = {}
         self._firsts: dict[str, Distribution] = {}
