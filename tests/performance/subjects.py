@@ -47,8 +47,7 @@ def citadel_config(folder: Path, engine_url: str, *, concurrency: int = 256, que
         "limits": {
             "concurrency": concurrency,
             "queue": queue,
-            # Each is looked at and counted for every request, in a table that other processes could share.
-            "table_file": str(folder / "limits"),
+            # Each is looked at and counted for every request. The table is in memory, as it is on a host.
             "default_requests_per_minute": 1_000_000_000,
             "default_tokens_per_minute": 1_000_000_000_000,
             "default_concurrent_requests": 1_000_000,

@@ -62,6 +62,16 @@ _PARAMETERS: dict[str, tuple[dict[str, Any], str]] = {
     "x-citadel-cache": (_TEXT, "`allow` lets the answer come from the cache though the request does not determine it"),
 }
 
+_RATE_LIMITS = {
+    f"x-ratelimit-{word}-{what}": text
+    for what in ("requests", "tokens")
+    for word, text in (
+        ("limit", "The tightest bound, a minute"),
+        ("remaining", "What is left of it"),
+        ("reset", "How long until all of it is back, as `6ms` or `1m0s`"),
+    )
+}
+
 _ERRORS = {
     400: "The body is not valid, asks for more than the model's context, or names a model of another kind",
     401: "No key or password, or one that is not known",
@@ -231,6 +241,7 @@ def _described(operation: _Operation, *, named_events: bool) -> dict[str, Any]:
                     "x-citadel-fallback": {**header, "description": "`from=MODEL`, where another one answered"},
                     "x-citadel-route": header,
                     "x-citadel-cache": {"schema": {"enum": ["hit", "miss", "store", "bypass"]}, "required": True},
+                    **{name: {**header, "description": text} for name, text in _RATE_LIMITS.items()},
                 },
                 "content": content,
             },

@@ -12,9 +12,7 @@ import openai
 import pytest
 
 from callers import BODY, STREAM_BODY
-from citadel_llm.api.identity.principal import Principal
 from citadel_llm.api.limits.bounds import Bounds
-from citadel_llm.api.limits.plan import make_plan
 from gateways import KEYS, running_gateway
 from redis_server import Server
 from upstreams import CHAT, EVENTS, STREAM_HEAD, answers, chunk, says_and_stalls, stalls, streams, when
@@ -353,21 +351,19 @@ async def test_while_a_stopped_process_keeps_the_table_requests_are_refused_with
         assert (await gateway.ask()).status == 200
 
 
-async def test_what_could_not_be_settled_at_once_is_settled_soon(limited):
-    async with limited({("key", "alice"): Bounds(5, 600)}) as gateway:
+async def test_what_was_used_counts_though_the_table_was_locked_when_the_answer_ended(limited, upstream):
+    go = asyncio.Event()
+    upstream.script = when(go, answers(CHAT))
+    async with limited({("key", "alice"): Bounds(5, 600, 5)}) as gateway:
+        asking = asyncio.create_task(gateway.ask())
+        await upstream.asked()
         table = gateway.state.limiter.table
-        lock, table.lock = table.lock, lambda: False
-        gateway.state.limiter._pending.append((_plan(gateway), 33))
-        gateway.state.limiter.tick()
-        table.lock = lock
-        await until(lambda: used(gateway)["tokens_per_minute"] >= 32, what="settled")
-
-
-def _plan(gateway):
-    plan = make_plan(Principal("alice", "alice"), "phi3", gateway.state.bounds, gateway.state.config.limits)
-    for entry in plan.entries:
-        entry.at = gateway.state.limiter.table.record(entry.digest, 0, 0)
-    return plan
+        assert table.lock()
+        go.set()
+        assert (await asking).status == 200
+        table.unlock()
+        assert used(gateway)["tokens_per_minute"] == 10
+        assert used(gateway)["concurrent_requests"] == 0
 
 
 # -- the official client ----------------------------------------------------------------------------------------

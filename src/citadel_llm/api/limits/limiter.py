@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from citadel_llm.api.errors import ApiError, Headers
 from citadel_llm.api.identity.principal import Principal
-from citadel_llm.api.limits import bucket, budget, window
+from citadel_llm.api.limits import bucket, budget, settlement, window
 from citadel_llm.api.limits.bounds import BoundsTable, Scope
 from citadel_llm.api.limits.bucket import SCALE
 from citadel_llm.api.limits.plan import Entry, Plan, make_plan
@@ -66,7 +66,6 @@ class Limiter:
         self._metrics = metrics
         self._catch_up = catch_up
         self._plans: dict[tuple[Principal, str], Plan] = {}
-        self._pending: list[tuple[Plan, int]] = []
         self._calendar = budget.Calendar()
         self._reap_at = 0.0
 
@@ -80,6 +79,8 @@ class Limiter:
         plan = self._plan(exchange, model)
         if plan.budgeted and time() >= min(entry.caught_up_until for entry in plan.entries if entry.budgeted):
             return False
+        if not plan.entries:
+            return True
         if not self.table.lock():
             return False
         now = monotonic_ns()
@@ -142,15 +143,16 @@ class Limiter:
     def _enter(self, plan: Plan, tokens: int, now: int) -> tuple[Refusal | None, _Fewest | None, _Lowest | None]:
         """Under the lock. What a process that dies amid it has written counts too much, if anything."""
         table, words = self.table, self.table.words
-        if self._pending:
-            self._settle_pending(now)
         refusal: Refusal | None = None
         fewest: _Fewest | None = None
         lowest: _Lowest | None = None
         for entry in plan.entries:
-            at = entry.at
-            if not at or not table.holds(at, entry.digest):
+            at, (high, low) = entry.at, entry.digest
+            if words[entry.index] != high or words[entry.index + 1] != low:
                 at = entry.at = table.record(entry.digest, now, time())
+                entry.index = table.entry_of(at)
+            if entry.metered:
+                settlement.fold(words, at, table.places, now, entry.tokens, entry.budgeted)
             if (limit := entry.requests) is not None:
                 left = limit - window.used(words, at + WINDOW, now, limit) - 1
                 if left < 0:
@@ -241,44 +243,24 @@ class Limiter:
     # After
 
     def settle(self, exchange: Exchange, used: int) -> None:
-        """The request is over, and used so many tokens."""
+        """The request is over, and used so many tokens. Takes no lock: nobody else writes to this process's columns."""
         charge = exchange.charge
         if charge is None:
             return
         exchange.charge = None
         plan, reserved = charge
-        words, column = self.table.words, COLUMNS + self.table.place
+        words, place = self.table.words, self.table.place
+        more = used - reserved
         for entry in plan.entries:
             if entry.at_once is not None:
-                words[entry.at + column] -= 1  # nobody else writes there
-        if plan.metered and used != reserved:
-            self._pending.append((plan, used - reserved))
-            self._flush()
-
-    def _flush(self) -> None:
-        if self.table.lock():
-            try:
-                self._settle_pending(monotonic_ns())
-            finally:
-                self.table.unlock()
-
-    def _settle_pending(self, now: int) -> None:
-        pending, self._pending = self._pending, []
-        words = self.table.words
-        for plan, tokens in pending:
-            for entry in plan.entries:
-                if not self.table.holds(entry.at, entry.digest):
-                    continue
-                if entry.tokens is not None:
-                    bucket.charge(words, entry.at + BUCKET, now, entry.tokens, tokens)
-                if entry.budgeted:
-                    budget.spend(words, entry.at + BUDGET, 0, tokens)
+                words[entry.at + COLUMNS + place] -= 1
+            # Who uses nothing for a minute may lose its record amid a long request.
+            if more and entry.metered and words[entry.index] == entry.digest[0]:
+                settlement.tell(words, entry.at, place, monotonic_ns(), more)
 
     def tick(self) -> None:
-        """Called several times a second: what could not be done at once is done, and the dead are found."""
+        """Called several times a second: the dead are found."""
         now = monotonic()
-        if self._pending:
-            self._flush()
         if now >= self._reap_at and self.table.lock():
             self._reap_at = now + _REAP_S
             try:
@@ -299,7 +281,9 @@ class Limiter:
                 return dict.fromkeys(_SHOWN, 0)
             rate = words[at + BUCKET + 2]
             periods = self._calendar.at(now_s)
-            if words[at + BUDGET + budget.SINCE]:
+            counted = bool(words[at + BUDGET + budget.SINCE])
+            settlement.fold(words, at, self.table.places, now, rate or None, counted)
+            if counted:
                 budget.roll(words, at + BUDGET, periods, now_s)
             requests = window.used(words, at + WINDOW, now, window.EXACT)
             values = (

@@ -36,7 +36,9 @@ class Entry:
     budgeted: bool
     requests_text: bytes
     tokens_text: bytes
+    metered: bool = False  # tokens matter
     at: int = 0
+    index: int = 0  # where the table says whose record that is
     caught_up_until: float = 0.0  # seconds since 1970: until then nobody needs to look
 
 
@@ -45,7 +47,6 @@ class Plan:
     """All of them, of those that have bounds."""
 
     entries: list[Entry]
-    metered: bool  # tokens matter
     budgeted: bool
 
 
@@ -70,11 +71,7 @@ def make_plan(principal: Principal, model: str, table: BoundsTable, limits: Limi
         for scope, subject, bounds in found
         if bounds is not None and any(getattr(bounds, field) is not None for field in _FIELDS)
     ]
-    return Plan(
-        entries,
-        metered=any(entry.tokens is not None or entry.budgeted for entry in entries),
-        budgeted=any(entry.budgeted for entry in entries),
-    )
+    return Plan(entries, budgeted=any(entry.budgeted for entry in entries))
 
 
 def _filled(bounds: Bounds | None, defaults: Bounds) -> Bounds:
@@ -95,6 +92,7 @@ def shares(bounds: Bounds, limits: Limits) -> Bounds:
 
 
 def _entry(scope: Scope, subject: str, bounds: Bounds) -> Entry:
+    budgeted = any(getattr(bounds, field) is not None for field in _FIELDS[3:])
     return Entry(
         scope=scope,
         subject=subject,
@@ -103,7 +101,8 @@ def _entry(scope: Scope, subject: str, bounds: Bounds) -> Entry:
         requests=bounds.requests_per_minute,
         tokens=bounds.tokens_per_minute,
         at_once=bounds.concurrent_requests,
-        budgeted=any(getattr(bounds, field) is not None for field in _FIELDS[3:]),
+        budgeted=budgeted,
+        metered=budgeted or bounds.tokens_per_minute is not None,
         requests_text=b"%d" % (bounds.requests_per_minute or 0),
         tokens_text=b"%d" % (bounds.tokens_per_minute or 0),
     )

@@ -28,7 +28,7 @@ import struct
 import time
 from typing import Final
 
-from citadel_llm.api.limits import bucket, budget, window
+from citadel_llm.api.limits import bucket, budget, settlement, window
 from citadel_llm.utils.config import ConfigError
 
 __all__ = ["BUCKET", "BUDGET", "COLUMNS", "TOUCHED", "WINDOW", "Table", "TableFull", "digest_of"]
@@ -56,8 +56,10 @@ BUDGET: Final = BUCKET + bucket.WORDS
 COLUMNS: Final = 32  # requests at once, by place
 WINDOW: Final = COLUMNS + _PLACES
 
-assert BUDGET + budget.WORDS <= COLUMNS  # noqa: S101
-assert WINDOW + window.WORDS <= _RECORD  # noqa: S101
+assert settlement.BUCKET == BUCKET and settlement.BUDGET == BUDGET  # noqa: PT018, S101
+assert BUDGET + budget.WORDS <= settlement.TOLD_AT  # noqa: S101
+assert WINDOW + window.WORDS <= settlement.COLUMNS  # noqa: S101
+assert settlement.COLUMNS + _PLACES <= _RECORD  # noqa: S101
 
 _EMPTY = memoryview(bytes(max(_FIRST, _RECORD) * _BYTES)).cast("q")
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock of 64-bit Linux
@@ -208,8 +210,18 @@ class Table:
 
     def holds(self, at: int, digest: tuple[int, int]) -> bool:
         """Whether the record there is still this subject's."""
-        entry = _INDEX + (at - _FIRST) // _RECORD * 2
+        entry = self.entry_of(at)
         return self.words[entry] == digest[0] and self.words[entry + 1] == digest[1]
+
+    @staticmethod
+    def entry_of(at: int) -> int:
+        """Where the digest of the record's subject is."""
+        return _INDEX + (at - _FIRST) // _RECORD * 2
+
+    @property
+    def places(self) -> int:
+        """How many were ever taken."""
+        return self.words[_HIGH]
 
     def find(self, digest: tuple[int, int]) -> int:
         """Where the subject's record is; 0: it has none."""
@@ -246,6 +258,7 @@ class Table:
 
     def _idle(self, at: int, now_ns: int, now_s: float) -> bool:
         words = self.words
+        settlement.fold(words, at, self.places, now_ns, words[at + BUCKET + 2] or None, False)
         return (
             words[at + TOUCHED] + _IDLE_NS < now_ns
             and bucket.drained(words, at + BUCKET, now_ns)
