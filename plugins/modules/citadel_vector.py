@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import http.client
 import json
+import re
 import urllib.error
 import urllib.request
 from typing import Any
@@ -80,6 +82,9 @@ stale:
 """
 
 
+NEEDED = (1, 16)  # the gateway's client relies on it to keep tenants apart
+
+
 class Refused(Exception):
     """Qdrant does not answer, or not as it should."""
 
@@ -92,6 +97,23 @@ class Qdrant:
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
         """The result of a call; None for what is not there. Raises Refused."""
+        found = self.answer(method, path, body)
+        try:
+            return None if found is None else found["result"]
+        except (KeyError, TypeError) as error:
+            raise Refused(f"{self._url} does not answer as Qdrant does: {method} {path} gave no result") from error
+
+    def version(self) -> tuple[int, ...]:
+        """Qdrant's version; empty where a gateway before it does not tell."""
+        try:
+            found = self.answer("GET", "/")
+        except Refused:  # a gateway's own page; what is truly wrong, the next call says
+            return ()
+        text = found.get("version", "") if isinstance(found, dict) and "qdrant" in str(found.get("title")) else ""
+        return tuple(int(part) for part in re.findall(r"\d+", text)[:2])
+
+    def answer(self, method: str, path: str, body: Any = None) -> Any:
+        """The whole answer; None for what is not there. Raises Refused."""
         request = urllib.request.Request(  # noqa: S310 — http or https, as main() saw
             f"{self._url}{path}",
             method=method,
@@ -100,7 +122,7 @@ class Qdrant:
         )
         try:
             with urllib.request.urlopen(request, timeout=self._timeout_s) as answer:  # noqa: S310
-                return json.load(answer)["result"]
+                return json.load(answer)
         except urllib.error.HTTPError as error:
             if error.code == 404 and method == "GET":
                 return None
@@ -108,7 +130,7 @@ class Qdrant:
             if error.code in {401, 403}:
                 raise Refused(f"{self._url} refuses the API key: vault_qdrant_api_key is not the one it has") from error
             raise Refused(f"{method} {path}: {error.code} {text}") from error
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             raise Refused(f"{self._url} does not answer as Qdrant does: {error}") from error
 
 
@@ -199,6 +221,12 @@ class Run:
 
     def look(self) -> None:
         """Compares everything, and changes nothing."""
+        version = self.qdrant.version()
+        if version and version < NEEDED:
+            needed = ".".join(map(str, NEEDED))
+            raise Refused(
+                f"Qdrant {'.'.join(map(str, version))} is too old: {needed} is needed, for upserts with a filter"
+            )
         names = {one["name"] for one in self.qdrant.call("GET", "/collections")["collections"]}
         listed = self.qdrant.call("GET", "/aliases")["aliases"]
         aliases = {one["alias_name"]: one["collection_name"] for one in listed}

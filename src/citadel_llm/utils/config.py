@@ -200,7 +200,7 @@ class Vector(_Section, frozen=True, kw_only=True):
     attempts: Annotated[int, Meta(ge=1, le=10)] = 3  # in all
     connections: Count = 16  # at once, by REST and GraphQL; gRPC has one
     batch: Annotated[int, Meta(ge=1, le=10_000)] = 256  # points in one write
-    search_ef: Annotated[int, Meta(ge=1, le=10_000)] = 128  # candidates that a search by meaning weighs
+    search_ef: Annotated[int, Meta(ge=1, le=10_000)] = 256  # candidates that a search by meaning weighs
     cache_entries: Annotated[int, Meta(ge=0, le=100_000)] = 512  # results kept; 0: none
     cache_ttl_s: Annotated[float, Meta(ge=0, le=3600)] = 2.0  # another instance's writes show after this
     breaker: Breaker = msgspec.field(

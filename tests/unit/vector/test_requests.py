@@ -55,7 +55,7 @@ def test_one_kind_of_search_is_one_query():
     allowed = {"must": []}
     meaning = body(vector=[0.5], allowed=allowed, score_threshold=0.2)
     assert (meaning["query"], meaning["using"], meaning["filter"]) == ([0.5], "dense", allowed)
-    assert (meaning["params"], meaning["score_threshold"]) == ({"hnsw_ef": 64}, 0.2)
+    assert (meaning["params"]["hnsw_ef"], meaning["score_threshold"]) == (64, 0.2)
     words = body(text="hello")
     assert (words["query"], words["using"]) == ({"text": "hello", "model": "Qdrant/bm25"}, "bm25")
     assert "filter" not in words

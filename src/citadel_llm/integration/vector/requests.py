@@ -14,6 +14,8 @@ type Fusion = Literal["rrf", "dbsf"]
 
 TENANT = "tenant"
 _INFERENCE = "Qdrant/bm25"  # Qdrant's own: words are weighed there, not here
+# Of quantized vectors twice as many are taken as are wanted, and sorted by the whole ones.
+_QUANTIZED = {"rescore": True, "oversampling": 2.0}
 _CANDIDATES, _LEAST = 4, 40  # of each of two searches that are joined: so many times what is wanted, and at least
 
 
@@ -46,7 +48,7 @@ def search_body(
     with_vectors: bool,
 ) -> dict[str, Any]:
     """A search by meaning, by words, or by both, joined. Raises ValueError where there is neither."""
-    params: dict[str, Any] = {"exact": True} if exact else {"hnsw_ef": ef}
+    params: dict[str, Any] = {"exact": True} if exact else {"hnsw_ef": ef, "quantization": _QUANTIZED}
     parts: list[dict[str, Any]] = []
     if vector is not None:
         parts.append({"query": [float(number) for number in vector], "using": DENSE, "params": params})
