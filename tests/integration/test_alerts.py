@@ -13,7 +13,7 @@ import urllib.request
 from dataclasses import dataclass, field
 
 import pytest
-from metrics import Metrics, wait_for
+from integration.metrics import Metrics, wait_for
 
 from citadel_monitoring.__main__ import REPO
 

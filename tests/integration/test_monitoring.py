@@ -5,7 +5,7 @@ import re
 import time
 
 import pytest
-from metrics import Metrics, wait_for
+from integration.metrics import Metrics, wait_for
 
 from citadel_monitoring.__main__ import REPO
 
@@ -103,7 +103,7 @@ def panels():
                 yield pytest.param(target["expr"], id=f"{path.stem}-{panel['title']}-{target['refId']}")
 
 
-@pytest.mark.parametrize("expr", panels())
+@pytest.mark.parametrize("expr", [*panels()])
 def test_a_panels_query_gives_data(metrics, expr, kinds):
     if 'probe="vector"' in expr and not metrics.query('probe_success{probe="vector"}'):
         expr = "vector(1)"  # this site's inventory has no such peer to probe: its own dashboard has no such panel
