@@ -16,8 +16,8 @@ RARE = {
         "retries_total", "retries_denied_total", "refusals_total", "fallbacks_total", "ejections_total",
         "auto_choices_total", "queue_wait_seconds_bucket", "time_to_first_token_seconds_bucket",
     )
-}  # fmt: skip
-# Counted by parts of the gateway that say these names: its audit writer, its limits, its identity, its database pool.
+} | {"citadel_refused_total"}  # fmt: skip
+# Counted by parts of the gateway that say these names: its audit writer and its limits.
 ELSEWHERE = {
     *(
         f"citadel_audit_{name}"
