@@ -55,8 +55,12 @@ def scrape_config(folder: str, header: str) -> str:
         "scrape_timeout": f"{SCRAPE_INTERVAL_S - 2}s",
         # What a server of ours says may never weigh on the site's Prometheus without bounds.
         "sample_limit": 50000,
-        "label_limit": 40,
+        "label_limit": 100,  # over it the whole target would count as down
         "label_value_length_limit": 512,
         "file_sd_configs": [{"files": [f"{folder}/*.json"], "refresh_interval": "1m"}],
+        # When a series began, and an engine's 40 settings as labels: nobody asks for them.
+        "metric_relabel_configs": [
+            {"source_labels": ["__name__"], "regex": ".+_created|vllm:cache_config_info", "action": "drop"}
+        ],
     }
     return f"# {header}\n{yaml.safe_dump({'scrape_configs': [job]}, sort_keys=False)}"

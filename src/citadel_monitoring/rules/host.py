@@ -18,13 +18,14 @@ def groups(site: Site) -> tuple[Group, ...]:
 
 
 def _share(kind: str, size: str) -> str:
-    return (
-        f"min by (server, mountpoint) (node_filesystem_{kind}{{{_DISKS}}} / (node_filesystem_{size}{{{_DISKS}}} > 0))"
-    )
+    """The least share that is free, of each mount that can be written to."""
+    share = f"node_filesystem_{kind}{{{_DISKS}}} / (node_filesystem_{size}{{{_DISKS}}} > 0)"
+    return f"min by (server, mountpoint) ({share} unless node_filesystem_readonly == 1)"
 
 
 def _disks() -> tuple[Alert, ...]:
     where = {"job": "citadel-node", "device": "d", "fstype": "ext4", "mountpoint": "/opt/citadel"}
+    readonly = labelled("node_filesystem_readonly", **where)
     free, size, inodes, all_inodes = (
         labelled(f"node_filesystem_{name}", **where) for name in ("avail_bytes", "size_bytes", "files_free", "files")
     )
@@ -47,7 +48,7 @@ def _disks() -> tuple[Alert, ...]:
             look=look,
             remedy=remedy,
             fires=Case({free: "4x30", size: "100x30"}, at="1m", labels={**there, "severity": "page"}),
-            quiet=Case({free: "20x30", size: "100x30"}, at="1m"),
+            quiet=Case({free: "4x30", size: "100x30", readonly: "1x30"}, at="1m"),
             dashboard="capacity",
         ),
         Alert(
