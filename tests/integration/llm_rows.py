@@ -40,8 +40,8 @@ insert into llm.messages (session_id, position, id, role, content, model, reques
 insert into llm.audit_log (at, id, chain, position, previous_digest, digest, kind, action, request_id, user_id,
     user_name, key_id, model, outcome, status, streamed, prompt_tokens, completion_tokens, first_token_ms, latency_ms,
     client_address, content_policy, content, detail)
-  select now(), gen_random_uuid(), 'hx-llm-server-01:1', n, decode(repeat('00', 32), 'hex'),
-    decode(repeat('01', 32), 'hex'), 'request', 'chat', 'req-' || n, '{ANNA}', 'anna', '{KEY}', 'mixtral', 'ok', 200,
+  select now(), gen_random_uuid(), 'hx-llm-server-01:1', n, sha256(cast(n - 1 as text)::bytea),
+    sha256(cast(n as text)::bytea), 'request', 'chat', 'req-' || n, '{ANNA}', 'anna', '{KEY}', 'mixtral', 'ok', 200,
     true, n, n, 0.1, 12.34567, 'fe80::1', 'full', '{{"prompt": "\\t"}}', '{{}}' from generate_series(0, 99) as n;
 insert into llm.usage_rollups (period, period_start, user_id, key_id, model, requests, latency_ms_sum) values
   ('hour', date_trunc('hour', now()), '{ANNA}', '{KEY}', 'mixtral', 9007199254740993, 0.1);
@@ -64,10 +64,10 @@ insert into llm.responses (id, user_id, session_id, previous_id, model, input, o
   ('resp_1', '{ANNA}', 'conv_1', null, 'mixtral', '[]', '[]', '{{"a": 1.50}}', 'req-1', now() + interval '1 day');
 insert into llm.audit_log (at, id, chain, position, previous_digest, digest, kind, action, request_id, outcome,
     key_name, cached) values
-  (now(), gen_random_uuid(), 'hx-llm-server-01:1', 100, decode(repeat('01', 32), 'hex'),
-   decode(repeat('02', 32), 'hex'), 'admin', 'keys.create', 'req-100', 'ok', 'first', true);
+  (now(), gen_random_uuid(), 'hx-llm-server-01:1', 100, sha256('99'), sha256('100'),
+   'admin', 'keys.create', 'req-100', 'ok', 'first', true);
 insert into llm.audit_chains (chain, position, digest) values
-  ('hx-llm-server-01:1', 100, decode(repeat('02', 32), 'hex'));
+  ('hx-llm-server-01:1', 100, sha256('100'));
 insert into llm.feedback (request_id, rating, stars) values ('req-3', null, 5);
 """,
 }
