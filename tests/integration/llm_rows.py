@@ -64,7 +64,8 @@ insert into llm.responses (id, user_id, session_id, previous_id, model, input, o
   ('resp_1', '{ANNA}', 'conv_1', null, 'mixtral', '[]', '[]', '{{"a": 1.50}}', 'req-1', now() + interval '1 day');
 insert into llm.audit_log (at, id, chain, position, previous_digest, digest, kind, action, request_id, outcome,
     key_name, cached) values
-  (now(), gen_random_uuid(), 'hx-llm-server-01:1', 100, sha256('99'), sha256('100'), 'admin', 'keys.create', 'req-100', 'ok', 'first', true);
+  (now(), gen_random_uuid(), 'hx-llm-server-01:1', 100, sha256('99'), sha256('100'),
+   'admin', 'keys.create', 'req-100', 'ok', 'first', true);
 insert into llm.audit_chains (chain, position, digest) values
   ('hx-llm-server-01:1', 100, sha256('100'));
 insert into llm.feedback (request_id, rating, stars) values ('req-3', null, 5);
