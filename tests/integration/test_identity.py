@@ -15,7 +15,8 @@ import sys
 
 import pytest
 import pytest_asyncio
-from sites import every, on_the_host, within
+from sites import every, within
+from sql_host import on_the_host
 
 from waiting import until
 

@@ -3,9 +3,12 @@
 import asyncio
 import os
 import stat
+import time
+from types import SimpleNamespace
 
 import pytest
 
+from citadel_llm.api.errors import ApiError
 from citadel_llm.api.identity import directory as module
 from citadel_llm.api.identity.directory import assemble
 from citadel_llm.api.identity.snapshot import SnapshotError, read_snapshot, write_snapshot
@@ -69,7 +72,7 @@ async def test_a_large_directory_is_made_in_pieces_between_which_the_loop_goes_o
     made = await assemble(identities(users=users, keys=keys))
     task.cancel()
     assert len(made) == 2500
-    assert turns >= 2 * 2500 // module._CHUNK
+    assert turns >= 2 * (2500 // module._CHUNK)
 
 
 async def test_the_comparison_that_decides_takes_the_same_time_for_every_digest(monkeypatch):
@@ -106,6 +109,20 @@ def test_a_pepper_that_is_none_is_told_without_its_content(tmp_path, content):
         load_pepper(path)
     assert str(refused.value).startswith(f"{path}: ")
     assert "short" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("ends_in_s", "code"), [(60, None), (-1, "expired_api_key")])
+async def test_when_a_key_has_expired_is_judged_here(ends_in_s, code):
+    pepper, key = pepper_of("p" * 32), new_key().encode()
+    rows = {digest_of(key, pepper): ("anna", None, None, time.time() + ends_in_s)}
+    held = await assemble(identities(users={"anna": (["viewer"], None)}, keys=rows))
+    callers = Authenticator(keeper=SimpleNamespace(directory=held), pepper=pepper)
+    if code is None:
+        assert callers.identify(b"Bearer " + key).user == "anna"
+    else:
+        with pytest.raises(ApiError) as refused:
+            callers.identify(b"Bearer " + key)
+        assert (refused.value.status, refused.value.code) == (401, code)
 
 
 # -- on disk ----------------------------------------------------------------------------------------------------------
