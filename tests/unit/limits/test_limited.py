@@ -15,7 +15,7 @@ from callers import BODY, STREAM_BODY
 from citadel_llm.api.limits.bounds import Bounds
 from gateways import KEYS, running_gateway
 from redis_server import Server
-from upstreams import CHAT, EVENTS, STREAM_HEAD, answers, chunk, says_and_stalls, stalls, streams, when
+from upstreams import CHAT, EVENTS, STREAM_HEAD, answers, chunk, refused_port, says_and_stalls, stalls, streams, when
 from waiting import until
 
 PLAIN_STREAM = b'{"model": "phi3", "stream": true, "messages": [{"role": "user", "content": "Hello"}]}'
@@ -158,6 +158,24 @@ async def test_two_hosts_that_share_a_bound_let_no_more_pass_than_it(limited):
         async with limited(bounds, {**NONE, "hosts": 2, "host": host}) as gateway:
             passed.append(sum([(await gateway.ask()).status == 200 for _ in range(4)]))
     assert passed == [2, 1]
+
+
+async def test_a_model_that_answers_in_anothers_place_counts_under_its_own_bounds_and_is_passed_over_by_them(
+    tmp_path, upstream
+):
+    with refused_port() as port:
+        models = {
+            "phi3": {"upstreams": [f"http://127.0.0.1:{port}"], "fallback": ["hermes", "mixtral"]},
+            "hermes": [upstream],
+            "mixtral": [upstream],
+        }
+        async with running_gateway(tmp_path, models=models, limits=NONE) as gateway:
+            gateway.state.bounds = {("model", "hermes"): Bounds(2, 600, 1)}
+            answered = [(await gateway.ask()).headers["x-citadel-model"] for _ in range(3)]
+            assert answered == ["hermes", "hermes", "mixtral"]
+            spent = used(gateway, "model", "hermes")
+            assert (spent["requests_per_minute"], spent["concurrent_requests"]) == (2, 0)
+            assert 18 <= spent["tokens_per_minute"] <= 20
 
 
 # -- tokens -----------------------------------------------------------------------------------------------------

@@ -9,9 +9,7 @@ from citadel_llm.api.limits import bucket, settlement
 
 S = 1_000_000_000
 RATE = 60
-steps = st.lists(
-    st.tuples(st.integers(0, 40 * S), st.integers(0, 2), st.integers(-30, 90), st.booleans()), max_size=40
-)
+steps = st.lists(st.tuples(st.integers(0, 40 * S), st.integers(0, 2), st.integers(-30, 90), st.booleans()), max_size=40)
 
 
 def words():

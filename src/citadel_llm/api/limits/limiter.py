@@ -21,7 +21,7 @@ from citadel_llm.api.identity.principal import Principal
 from citadel_llm.api.limits import bucket, budget, settlement, window
 from citadel_llm.api.limits.bounds import BoundsTable, Scope
 from citadel_llm.api.limits.bucket import SCALE
-from citadel_llm.api.limits.plan import Entry, Plan, make_plan
+from citadel_llm.api.limits.plan import Charge, Entry, Plan, make_plan, model_plan
 from citadel_llm.api.limits.refusal import Refusal, duration, refusal_error
 from citadel_llm.api.limits.table import BUCKET, BUDGET, COLUMNS, TOUCHED, WINDOW, Table, TableFull, digest_of
 from citadel_llm.integration.metrics import Metrics
@@ -42,6 +42,8 @@ _NS_PER_S = 1_000_000_000
 _EXACT_RESET = duration(window.MINUTE_NS)
 _COARSE_RESET = duration(window.MINUTE_NS + window.QUANTUM_NS)
 
+
+_NOTHING: Charge = (Plan([], budgeted=False), 0)
 
 type _Fewest = tuple[int, Entry]  # requests that are left
 type _Lowest = tuple[int, int, Entry]  # tokens that are left, and the bucket's level
@@ -71,7 +73,7 @@ class Limiter:
 
     # Before
 
-    def admit(self, exchange: Exchange, model: str, tokens: int) -> bool:
+    def admit(self, exchange: Exchange, model: str, tokens: int, *, spin: bool = True) -> bool:
         """Count the request of `exchange.principal` in, with `tokens` for now; False where that takes patience.
 
         Raises ApiError: 429 with the bound that it does not fit under, 503 where nothing can be counted.
@@ -81,7 +83,7 @@ class Limiter:
             return False
         if not plan.entries:
             return True
-        if not self.table.lock():
+        if not (self.table.lock() if spin else self.table.lock(0)):
             return False
         now = monotonic_ns()
         try:
@@ -106,11 +108,33 @@ class Limiter:
                 began = monotonic()
                 await self._caught_up(plan)
                 end += monotonic() - began
-            if self.admit(exchange, model, tokens):
+            if self.admit(exchange, model, tokens, spin=False):
                 return
             if monotonic() > end:
                 raise self._unavailable("another process keeps the table of limits locked")
             await asyncio.sleep(_PAUSE_S)
+
+    def admit_fallback(self, model: str, tokens: int) -> Charge | None:
+        """Count a request that another model was asked for under the bounds of `model`, by which it does not fit: None.
+
+        It is the caller's to `settle_fallback`, once.
+        """
+        bounds = self._current_bounds().get(("model", model))
+        if bounds is None:
+            return _NOTHING
+        plan = model_plan(model, bounds, self._limits)
+        if not self.table.lock():
+            return None
+        try:
+            refusal, _, _ = self._enter(plan, tokens, monotonic_ns())
+        except TableFull:
+            return None
+        finally:
+            self.table.unlock()
+        if refusal is not None:
+            self._metrics.limited(refusal.entry.scope, refusal.kind)
+            return None
+        return plan, tokens
 
     async def _caught_up(self, plan: Plan) -> None:
         if self._catch_up is not None:
@@ -248,6 +272,13 @@ class Limiter:
         if charge is None:
             return
         exchange.charge = None
+        self._settle(charge, used)
+
+    def settle_fallback(self, charge: Charge, used: int | None) -> None:
+        """The same for `admit_fallback`; None where it is not known, and the estimate stays."""
+        self._settle(charge, charge[1] if used is None else used)
+
+    def _settle(self, charge: Charge, used: int) -> None:
         plan, reserved = charge
         words, place = self.table.words, self.table.place
         more = used - reserved
