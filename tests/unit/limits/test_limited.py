@@ -277,12 +277,13 @@ async def test_a_request_that_is_hung_up_on_before_its_answer_costs_its_prompt(l
 async def test_so_many_requests_at_once_and_no_more(limited, upstream):
     go = asyncio.Event()
     upstream.script = when(go, answers(CHAT))
-    async with limited({("key", "alice"): Bounds(concurrent_requests=2)}) as gateway:
+    async with limited({("key", "alice"): Bounds(9, concurrent_requests=2)}) as gateway:
         first = [asyncio.create_task(gateway.ask()) for _ in range(2)]
         await upstream.asked(2)
         refused = await gateway.ask()
         assert (refused.status, refused.headers["retry-after"]) == (429, "5")
         assert "2 requests at once" in refused.error["message"]
+        assert left(refused, "requests") == 7
         go.set()
         assert [(await one).status for one in first] == [200, 200]
         assert (await gateway.ask()).status == 200

@@ -16,13 +16,13 @@ from collections.abc import Callable
 from time import monotonic, monotonic_ns, time
 from typing import TYPE_CHECKING
 
-from citadel_llm.api.errors import ApiError, Headers
+from citadel_llm.api.errors import ApiError
 from citadel_llm.api.identity.principal import Principal
 from citadel_llm.api.limits import bucket, budget, settlement, window
 from citadel_llm.api.limits.bounds import BoundsTable, Scope
 from citadel_llm.api.limits.bucket import SCALE
 from citadel_llm.api.limits.plan import Charge, Entry, Plan, make_plan, model_plan
-from citadel_llm.api.limits.refusal import Refusal, duration, refusal_error
+from citadel_llm.api.limits.refusal import Fewest, Lowest, Refusal, headers_of, refusal_error
 from citadel_llm.api.limits.table import BUCKET, BUDGET, COLUMNS, TOUCHED, WINDOW, Table, TableFull, digest_of
 from citadel_llm.integration.metrics import Metrics
 from citadel_llm.utils.config import Limits
@@ -38,15 +38,7 @@ _PATIENCE_S = 0.25  # for the lock, which is held for microseconds; by a process
 _PAUSE_S = 0.001
 _REAP_S = 1.0
 _NS_PER_S = 1_000_000_000
-# Right after a request, the window is as it began once that request has left it.
-_EXACT_RESET = duration(window.MINUTE_NS)
-_COARSE_RESET = duration(window.MINUTE_NS + window.QUANTUM_NS)
-
-
 _NOTHING: Charge = (Plan([], budgeted=False), 0)
-
-type _Fewest = tuple[int, Entry]  # requests that are left
-type _Lowest = tuple[int, int, Entry]  # tokens that are left, and the bucket's level
 
 
 class Limiter:
@@ -92,7 +84,7 @@ class Limiter:
             raise self._unavailable(str(full)) from full
         finally:
             self.table.unlock()
-        exchange.rate_limits = self._headers(fewest, lowest, now, 0 if refusal else tokens)
+        exchange.rate_limits = headers_of(self.table.words, fewest, lowest, now, tokens, counted=refusal is None)
         if refusal is not None:
             self._metrics.limited(refusal.entry.scope, refusal.kind)
             raise refusal_error(refusal)
@@ -164,12 +156,12 @@ class Limiter:
             retry_after_s=self._limits.retry_after_s,
         )
 
-    def _enter(self, plan: Plan, tokens: int, now: int) -> tuple[Refusal | None, _Fewest | None, _Lowest | None]:
+    def _enter(self, plan: Plan, tokens: int, now: int) -> tuple[Refusal | None, Fewest | None, Lowest | None]:
         """Under the lock. What a process that dies amid it has written counts too much, if anything."""
         table, words = self.table, self.table.words
         refusal: Refusal | None = None
-        fewest: _Fewest | None = None
-        lowest: _Lowest | None = None
+        fewest: Fewest | None = None
+        lowest: Lowest | None = None
         for entry in plan.entries:
             at, (high, low) = entry.at, entry.digest
             if words[entry.index] != high or words[entry.index + 1] != low:
@@ -238,31 +230,6 @@ class Limiter:
                 wait = int((end - now_s) * _NS_PER_S) if more <= bound else None
                 refusal = _later(refusal, Refusal(wait, entry, kind, tokens))
         return refusal
-
-    def _headers(self, fewest: _Fewest | None, lowest: _Lowest | None, now: int, tokens: int) -> Headers:
-        """Of the tightest bounds; `tokens` were counted after the level was looked at."""
-        headers: Headers = []
-        if fewest is not None:
-            left, entry = fewest
-            limit = entry.requests or 0
-            if left < 0:
-                reset = duration(window.reset_ns(self.table.words, entry.at + WINDOW, now))
-            else:
-                reset = _EXACT_RESET if limit <= window.EXACT else _COARSE_RESET
-            headers += (
-                (b"x-ratelimit-limit-requests", entry.requests_text),
-                (b"x-ratelimit-remaining-requests", b"%d" % max(0, left)),
-                (b"x-ratelimit-reset-requests", reset),
-            )
-        if lowest is not None:
-            left, level, entry = lowest
-            rate = entry.tokens or 1
-            headers += (
-                (b"x-ratelimit-limit-tokens", entry.tokens_text),
-                (b"x-ratelimit-remaining-tokens", b"%d" % max(0, left)),
-                (b"x-ratelimit-reset-tokens", duration(bucket.wait_ns(level + tokens * SCALE, rate, rate))),
-            )
-        return headers
 
     # After
 
