@@ -15,10 +15,9 @@ import sys
 
 import pytest
 import pytest_asyncio
-from sites import every, migrated_database, on_the_host, within
+from sites import every, within
+from sql_host import on_the_host
 
-from redis_server import Server
-from upstreams import Upstream
 from waiting import until
 
 pytestmark = pytest.mark.lab
@@ -31,42 +30,6 @@ def chat(model="phi3"):
 
 def basic(name, password):
     return (b"authorization", b"Basic " + base64.b64encode(f"{name}:{password}".encode()))
-
-
-@pytest.fixture(scope="module")
-def site(credentials, tmp_path_factory):
-    """A database whose one declared key is the admin's."""
-    with migrated_database(credentials) as made:
-        made.brought(tmp_path_factory.mktemp("site"), {"name": "root", "key": made.admin_key})
-        yield made
-
-
-@pytest.fixture
-def empty_site(credentials):
-    """A database in which nobody is."""
-    with migrated_database(credentials) as made:
-        yield made
-
-
-@pytest_asyncio.fixture
-async def engines():
-    """Two models' engines."""
-    async with Upstream() as phi3, Upstream() as mixtral:
-        yield {"phi3": [phi3], "mixtral": [mixtral]}
-
-
-@pytest.fixture
-def redis(tmp_path):
-    server = Server(tmp_path)
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest_asyncio.fixture
-async def gateway(site, engines, tmp_path):
-    async with site.gateway(tmp_path, engines) as running:
-        yield running
 
 
 @pytest.fixture

@@ -1,4 +1,7 @@
-"""Who may do what, as docs/identity.md tells it: `python -m citadel_llm.api.identity.matrix` prints both tables."""
+"""Who may do what, as docs/identity.md tells it.
+
+`python -m citadel_llm.api.identity.matrix docs/identity.md` brings the tables of the page to what the code says.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import asyncio
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
@@ -16,7 +20,7 @@ from citadel_llm.api.identity.guard import public
 from citadel_llm.api.identity.permissions import BUILT_IN, PER_MODEL, PERMISSIONS
 from citadel_llm.api.routes.kinds import ENDPOINTS, PERMISSION
 
-__all__ = ["Endpoint", "endpoints", "tables"]
+__all__ = ["Endpoint", "application", "endpoints", "replaced", "tables"]
 
 # (method, path, the permissions of which one is needed; none: public)
 type Endpoint = tuple[str, str, tuple[str, ...]]
@@ -93,7 +97,8 @@ def replaced(text: str, app: FastAPI) -> str:
     return text
 
 
-async def _application() -> FastAPI:
+async def application() -> FastAPI:
+    """The application, for looking at its routes: nothing of it is started."""
     from citadel_llm.api.gateway import build_fastapi  # noqa: PLC0415 — it imports what imports this package
     from citadel_llm.api.state import GatewayState  # noqa: PLC0415
     from citadel_llm.integration.metrics import Metrics  # noqa: PLC0415
@@ -110,5 +115,5 @@ async def _application() -> FastAPI:
 
 
 if __name__ == "__main__":
-    for made in tables(asyncio.run(_application())).values():
-        print(made)
+    page = Path(sys.argv[1])
+    page.write_text(replaced(page.read_text(), asyncio.run(application())))

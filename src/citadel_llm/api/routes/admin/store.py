@@ -49,6 +49,8 @@ _TEXTS = {
     403: "The caller may not do that",
     404: "There is none",
     409: "It is not possible as things are",
+    413: "The body is too large",
+    429: "Too many passwords were wrong; see Retry-After",
     503: "The database is away; see Retry-After",
 }
 
@@ -61,7 +63,10 @@ class Body(BaseModel):
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The errors of an endpoint, for its documentation."""
-    return {status: {"model": ErrorBody, "description": _TEXTS[status]} for status in (400, 401, 403, *statuses, 503)}
+    return {
+        status: {"model": ErrorBody, "description": _TEXTS[status]}
+        for status in (400, 401, 403, *statuses, 413, 429, 503)
+    }
 
 
 class Store:

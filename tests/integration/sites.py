@@ -8,10 +8,10 @@ import secrets
 import subprocess
 import sys
 import time
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import psycopg
+from sql_host import GATEWAY, on_the_host
 
 from callers import ask
 from citadel_llm.integration.database import migrate
@@ -19,14 +19,6 @@ from citadel_llm.integration.database.connection import connected
 from citadel_llm.integration.database.target import Target
 from gateways import spawned_gateway
 from waiting import until
-
-REPO = Path(__file__).resolve().parents[1]
-SQL_HOST = "hx-sql-server-01"
-GATEWAY = "citadel_gateway"
-
-
-def on_the_host(*words):
-    subprocess.run([str(REPO / "bin/lab"), "exec", SQL_HOST, *words], check=True, timeout=60, stdin=subprocess.DEVNULL)
 
 
 @contextlib.contextmanager
