@@ -15,7 +15,7 @@ from callers import BODY, STREAM_BODY
 from citadel_llm.api.limits.bounds import Bounds
 from gateways import KEYS, running_gateway
 from redis_server import Server
-from upstreams import CHAT, EVENTS, STREAM_HEAD, answers, chunk, says_and_stalls, stalls, streams, when
+from upstreams import CHAT, EVENTS, STREAM_HEAD, answers, chunk, refused_port, says_and_stalls, stalls, streams, when
 from waiting import until
 
 PLAIN_STREAM = b'{"model": "phi3", "stream": true, "messages": [{"role": "user", "content": "Hello"}]}'
@@ -160,6 +160,24 @@ async def test_two_hosts_that_share_a_bound_let_no_more_pass_than_it(limited):
     assert passed == [2, 1]
 
 
+async def test_a_model_that_answers_in_anothers_place_counts_under_its_own_bounds_and_is_passed_over_by_them(
+    tmp_path, upstream
+):
+    with refused_port() as port:
+        models = {
+            "phi3": {"upstreams": [f"http://127.0.0.1:{port}"], "fallback": ["hermes", "mixtral"]},
+            "hermes": [upstream],
+            "mixtral": [upstream],
+        }
+        async with running_gateway(tmp_path, models=models, limits=NONE) as gateway:
+            gateway.state.bounds = {("model", "hermes"): Bounds(2, 600, 1)}
+            answered = [(await gateway.ask()).headers["x-citadel-model"] for _ in range(3)]
+            assert answered == ["hermes", "hermes", "mixtral"]
+            spent = used(gateway, "model", "hermes")
+            assert (spent["requests_per_minute"], spent["concurrent_requests"]) == (2, 0)
+            assert 18 <= spent["tokens_per_minute"] <= 20
+
+
 # -- tokens -----------------------------------------------------------------------------------------------------
 
 
@@ -259,12 +277,13 @@ async def test_a_request_that_is_hung_up_on_before_its_answer_costs_its_prompt(l
 async def test_so_many_requests_at_once_and_no_more(limited, upstream):
     go = asyncio.Event()
     upstream.script = when(go, answers(CHAT))
-    async with limited({("key", "alice"): Bounds(concurrent_requests=2)}) as gateway:
+    async with limited({("key", "alice"): Bounds(9, concurrent_requests=2)}) as gateway:
         first = [asyncio.create_task(gateway.ask()) for _ in range(2)]
         await upstream.asked(2)
         refused = await gateway.ask()
         assert (refused.status, refused.headers["retry-after"]) == (429, "5")
         assert "2 requests at once" in refused.error["message"]
+        assert left(refused, "requests") == 7
         go.set()
         assert [(await one).status for one in first] == [200, 200]
         assert (await gateway.ask()).status == 200

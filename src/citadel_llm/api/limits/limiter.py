@@ -16,13 +16,13 @@ from collections.abc import Callable
 from time import monotonic, monotonic_ns, time
 from typing import TYPE_CHECKING
 
-from citadel_llm.api.errors import ApiError, Headers
+from citadel_llm.api.errors import ApiError
 from citadel_llm.api.identity.principal import Principal
 from citadel_llm.api.limits import bucket, budget, settlement, window
 from citadel_llm.api.limits.bounds import BoundsTable, Scope
 from citadel_llm.api.limits.bucket import SCALE
-from citadel_llm.api.limits.plan import Entry, Plan, make_plan
-from citadel_llm.api.limits.refusal import Refusal, duration, refusal_error
+from citadel_llm.api.limits.plan import Charge, Entry, Plan, make_plan, model_plan
+from citadel_llm.api.limits.refusal import Fewest, Lowest, Refusal, headers_of, refusal_error
 from citadel_llm.api.limits.table import BUCKET, BUDGET, COLUMNS, TOUCHED, WINDOW, Table, TableFull, digest_of
 from citadel_llm.integration.metrics import Metrics
 from citadel_llm.utils.config import Limits
@@ -38,13 +38,7 @@ _PATIENCE_S = 0.25  # for the lock, which is held for microseconds; by a process
 _PAUSE_S = 0.001
 _REAP_S = 1.0
 _NS_PER_S = 1_000_000_000
-# Right after a request, the window is as it began once that request has left it.
-_EXACT_RESET = duration(window.MINUTE_NS)
-_COARSE_RESET = duration(window.MINUTE_NS + window.QUANTUM_NS)
-
-
-type _Fewest = tuple[int, Entry]  # requests that are left
-type _Lowest = tuple[int, int, Entry]  # tokens that are left, and the bucket's level
+_NOTHING: Charge = (Plan([], budgeted=False), 0)
 
 
 class Limiter:
@@ -71,7 +65,7 @@ class Limiter:
 
     # Before
 
-    def admit(self, exchange: Exchange, model: str, tokens: int) -> bool:
+    def admit(self, exchange: Exchange, model: str, tokens: int, *, spin: bool = True) -> bool:
         """Count the request of `exchange.principal` in, with `tokens` for now; False where that takes patience.
 
         Raises ApiError: 429 with the bound that it does not fit under, 503 where nothing can be counted.
@@ -81,7 +75,7 @@ class Limiter:
             return False
         if not plan.entries:
             return True
-        if not self.table.lock():
+        if not (self.table.lock() if spin else self.table.lock(0)):
             return False
         now = monotonic_ns()
         try:
@@ -90,7 +84,7 @@ class Limiter:
             raise self._unavailable(str(full)) from full
         finally:
             self.table.unlock()
-        exchange.rate_limits = self._headers(fewest, lowest, now, 0 if refusal else tokens)
+        exchange.rate_limits = headers_of(self.table.words, fewest, lowest, now, tokens, counted=refusal is None)
         if refusal is not None:
             self._metrics.limited(refusal.entry.scope, refusal.kind)
             raise refusal_error(refusal)
@@ -106,11 +100,33 @@ class Limiter:
                 began = monotonic()
                 await self._caught_up(plan)
                 end += monotonic() - began
-            if self.admit(exchange, model, tokens):
+            if self.admit(exchange, model, tokens, spin=False):
                 return
             if monotonic() > end:
                 raise self._unavailable("another process keeps the table of limits locked")
             await asyncio.sleep(_PAUSE_S)
+
+    def admit_fallback(self, model: str, tokens: int) -> Charge | None:
+        """Count a request that another model was asked for under the bounds of `model`, by which it does not fit: None.
+
+        It is the caller's to `settle_fallback`, once.
+        """
+        bounds = self._current_bounds().get(("model", model))
+        if bounds is None:
+            return _NOTHING
+        plan = model_plan(model, bounds, self._limits)
+        if not self.table.lock():
+            return None
+        try:
+            refusal, _, _ = self._enter(plan, tokens, monotonic_ns())
+        except TableFull:
+            return None
+        finally:
+            self.table.unlock()
+        if refusal is not None:
+            self._metrics.limited(refusal.entry.scope, refusal.kind)
+            return None
+        return plan, tokens
 
     async def _caught_up(self, plan: Plan) -> None:
         if self._catch_up is not None:
@@ -140,12 +156,12 @@ class Limiter:
             retry_after_s=self._limits.retry_after_s,
         )
 
-    def _enter(self, plan: Plan, tokens: int, now: int) -> tuple[Refusal | None, _Fewest | None, _Lowest | None]:
+    def _enter(self, plan: Plan, tokens: int, now: int) -> tuple[Refusal | None, Fewest | None, Lowest | None]:
         """Under the lock. What a process that dies amid it has written counts too much, if anything."""
         table, words = self.table, self.table.words
         refusal: Refusal | None = None
-        fewest: _Fewest | None = None
-        lowest: _Lowest | None = None
+        fewest: Fewest | None = None
+        lowest: Lowest | None = None
         for entry in plan.entries:
             at, (high, low) = entry.at, entry.digest
             if words[entry.index] != high or words[entry.index + 1] != low:
@@ -215,31 +231,6 @@ class Limiter:
                 refusal = _later(refusal, Refusal(wait, entry, kind, tokens))
         return refusal
 
-    def _headers(self, fewest: _Fewest | None, lowest: _Lowest | None, now: int, tokens: int) -> Headers:
-        """Of the tightest bounds; `tokens` were counted after the level was looked at."""
-        headers: Headers = []
-        if fewest is not None:
-            left, entry = fewest
-            limit = entry.requests or 0
-            if left < 0:
-                reset = duration(window.reset_ns(self.table.words, entry.at + WINDOW, now))
-            else:
-                reset = _EXACT_RESET if limit <= window.EXACT else _COARSE_RESET
-            headers += (
-                (b"x-ratelimit-limit-requests", entry.requests_text),
-                (b"x-ratelimit-remaining-requests", b"%d" % max(0, left)),
-                (b"x-ratelimit-reset-requests", reset),
-            )
-        if lowest is not None:
-            left, level, entry = lowest
-            rate = entry.tokens or 1
-            headers += (
-                (b"x-ratelimit-limit-tokens", entry.tokens_text),
-                (b"x-ratelimit-remaining-tokens", b"%d" % max(0, left)),
-                (b"x-ratelimit-reset-tokens", duration(bucket.wait_ns(level + tokens * SCALE, rate, rate))),
-            )
-        return headers
-
     # After
 
     def settle(self, exchange: Exchange, used: int) -> None:
@@ -248,6 +239,13 @@ class Limiter:
         if charge is None:
             return
         exchange.charge = None
+        self._settle(charge, used)
+
+    def settle_fallback(self, charge: Charge, used: int | None) -> None:
+        """The same for `admit_fallback`; None where it is not known, and the estimate stays."""
+        self._settle(charge, charge[1] if used is None else used)
+
+    def _settle(self, charge: Charge, used: int) -> None:
         plan, reserved = charge
         words, place = self.table.words, self.table.place
         more = used - reserved

@@ -9,7 +9,7 @@ from citadel_llm.api.limits.bounds import Bounds, BoundsTable, Scope
 from citadel_llm.api.limits.table import digest_of
 from citadel_llm.utils.config import Limits
 
-__all__ = ["Entry", "Plan", "key_subject", "make_plan", "shares"]
+__all__ = ["Charge", "Entry", "Plan", "key_subject", "make_plan", "model_plan", "shares"]
 
 _FIELDS = (
     "requests_per_minute",
@@ -50,6 +50,9 @@ class Plan:
     budgeted: bool
 
 
+type Charge = tuple[Plan, int]  # what a request counts under, and the tokens that were reserved for it
+
+
 def key_subject(principal: Principal) -> str:
     """Under which name a caller's own bounds are found: its key's id, where it has one."""
     return principal.key_id or principal.caller
@@ -72,6 +75,12 @@ def make_plan(principal: Principal, model: str, table: BoundsTable, limits: Limi
         if bounds is not None and any(getattr(bounds, field) is not None for field in _FIELDS)
     ]
     return Plan(entries, budgeted=any(entry.budgeted for entry in entries))
+
+
+def model_plan(model: str, bounds: Bounds, limits: Limits) -> Plan:
+    """A model's bounds alone."""
+    entry = _entry("model", model, shares(bounds, limits))
+    return Plan([entry], budgeted=entry.budgeted)
 
 
 def _filled(bounds: Bounds | None, defaults: Bounds) -> Bounds:

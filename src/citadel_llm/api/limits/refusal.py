@@ -6,10 +6,16 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from citadel_llm.api.errors import ApiError
+from citadel_llm.api.errors import ApiError, Headers
+from citadel_llm.api.limits import bucket, window
+from citadel_llm.api.limits.bucket import SCALE
 from citadel_llm.api.limits.plan import Entry
+from citadel_llm.api.limits.table import WINDOW
 
-__all__ = ["Refusal", "duration", "refusal_error"]
+__all__ = ["Fewest", "Lowest", "Refusal", "duration", "headers_of", "refusal_error"]
+
+type Fewest = tuple[int, Entry]  # requests that are left after this one
+type Lowest = tuple[int, int, Entry]  # tokens that are left after it, and the bucket's level before
 
 _NS_PER_S = 1_000_000_000
 _NEVER_S = 3600  # where waiting does not help
@@ -76,3 +82,37 @@ def duration(ns: int) -> bytes:
         return b"%bs" % seconds
     hours, minutes = divmod(minutes, 60)
     return b"%dh%dm%bs" % (hours, minutes, seconds) if hours else b"%dm%bs" % (minutes, seconds)
+
+
+# Right after a request, the window is as it began once that request has left it.
+_EXACT_RESET = duration(window.MINUTE_NS)
+_COARSE_RESET = duration(window.MINUTE_NS + window.QUANTUM_NS)
+
+
+def headers_of(
+    words: memoryview[int], fewest: Fewest | None, lowest: Lowest | None, now_ns: int, tokens: int, *, counted: bool
+) -> Headers:
+    """Of the tightest bounds, by what is left after a request of so many `tokens`; `counted`: it has passed."""
+    headers: Headers = []
+    if fewest is not None:
+        left, entry = fewest
+        limit = entry.requests or 0
+        if not counted:
+            reset = duration(window.reset_ns(words, entry.at + WINDOW, now_ns))
+        else:
+            reset = _EXACT_RESET if limit <= window.EXACT else _COARSE_RESET
+        headers += (
+            (b"x-ratelimit-limit-requests", entry.requests_text),
+            (b"x-ratelimit-remaining-requests", b"%d" % max(0, left if counted else left + 1)),
+            (b"x-ratelimit-reset-requests", reset),
+        )
+    if lowest is not None:
+        left, level, entry = lowest
+        level += tokens * SCALE if counted else 0
+        rate = entry.tokens or 1
+        headers += (
+            (b"x-ratelimit-limit-tokens", entry.tokens_text),
+            (b"x-ratelimit-remaining-tokens", b"%d" % max(0, left if counted else left + tokens)),
+            (b"x-ratelimit-reset-tokens", duration(bucket.wait_ns(level, rate, rate))),
+        )
+    return headers

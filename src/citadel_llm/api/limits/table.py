@@ -64,7 +64,7 @@ assert settlement.COLUMNS + _PLACES <= _RECORD  # noqa: S101
 _EMPTY = memoryview(bytes(max(_FIRST, _RECORD) * _BYTES)).cast("q")
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock of 64-bit Linux
 _PLACE_LOCKS: Final = 1 << 40  # offsets in the file, far behind its end
-_LOCK_TRIES: Final = 100
+_SPIN_NS: Final = 300_000
 _IDLE_NS: Final = window.MINUTE_NS + window.QUANTUM_NS
 
 
@@ -137,16 +137,20 @@ class Table:
 
     # The lock
 
-    def lock(self) -> bool:
-        """Whether this process has it now."""
-        for _ in range(_LOCK_TRIES):
+    def lock(self, spin_ns: int = _SPIN_NS) -> bool:
+        """Whether this process has it now. Somebody else's is over in microseconds, and tried for so long."""
+        end = 0
+        while True:
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
+                now = time.monotonic_ns()
+                end = end or now + spin_ns
+                if now >= end:
+                    return False
                 os.sched_yield()
             else:
                 return True
-        return False
 
     def unlock(self) -> None:
         """Give it up."""

@@ -13,7 +13,7 @@ from time import monotonic
 from citadel_llm.api.call import CallerGone
 from citadel_llm.api.errors import ApiError, Headers
 from citadel_llm.api.identity.principal import Principal
-from citadel_llm.api.limits.plan import Plan
+from citadel_llm.api.limits.plan import Charge
 from citadel_llm.api.routing.explain import Explanation
 from citadel_llm.utils.config import Timeouts
 
@@ -68,7 +68,7 @@ class Exchange:
     tokens_estimated = False  # it broke off before the engine said how many tokens there were
     hides_usage = False  # the engine is asked for the tokens of a stream, and the caller did not ask
     events = 0  # of its stream, that went out
-    charge: tuple[Plan, int] | None = None  # what it counts as, until what it really used is known
+    charge: Charge | None = None  # what it counts as, until what it really used is known
     rate_limits: Headers | tuple[()] = ()  # what its caller has left, as headers
     _timer: asyncio.TimerHandle | None = None
 

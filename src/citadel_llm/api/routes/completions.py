@@ -200,6 +200,10 @@ class Completions:
                 exchange.explanation.add("fallback", f"from {exchange.model} ({failure.error.code})")
             if not model.candidates or asks_too_much(request, model):
                 continue
+            limiter = self._state.limiter
+            charge = limiter.admit_fallback(model.name, self._estimate(model, len(body)))
+            if charge is None:  # it has bounds of its own, and no room under them
+                continue
             exchange.model, exchange.fallback_from = model.name, first
             self._state.metrics.fell_back(first, model.name)
             try:
@@ -207,6 +211,10 @@ class Completions:
                 return
             except Unanswered:
                 continue
+            finally:
+                told = exchange.prompt_tokens is not None
+                used = (exchange.prompt_tokens or 0) + (exchange.completion_tokens or 0)
+                limiter.settle_fallback(charge, used if told else None)
         exchange.model, exchange.fallback_from = first, ""
         raise failure.error from failure
 
