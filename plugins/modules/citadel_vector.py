@@ -214,6 +214,7 @@ class Run:
         self.pending: list[str] = []
         self.stale: list[str] = []
         self.refused: list[str] = []
+        self.led_to: set[str] = set()  # by aliases that stay as they are for now
         self.gone: set[str] = set()  # deleted, with what leads to them
         self.before: dict[str, Any] = {}
         self.after: dict[str, Any] = {}
@@ -233,7 +234,7 @@ class Run:
         for entry in self.wanted:
             self.collection(entry, entry["name"] in names)
         self.aliases(aliases, names)
-        self.leftovers(aliases, names)
+        self.leftovers(names)
 
     def do(self, what: str, method: str, path: str, body: Any = None) -> None:
         self.actions.append(what)
@@ -292,6 +293,7 @@ class Run:
                 # Whoever fills the new one moves the alias when it is complete.
                 self.pending.append(f"{alias}: leads to the {held} points of {present}, until {name} is filled")
                 self.after[f"alias {alias}"] = present
+                self.led_to.add(present)
                 continue
             if present is not None:
                 actions.append({"delete_alias": {"alias_name": alias}})
@@ -304,9 +306,8 @@ class Run:
         info = self.qdrant.call("GET", at(name))
         return int(info["points_count"] or 0) if info else 0
 
-    def leftovers(self, aliases: dict[str, str], names: set[str]) -> None:
-        own = {entry["alias"] for entry in self.wanted}
-        kept = {entry["name"] for entry in self.wanted} | {aliases[alias] for alias in own if alias in aliases}
+    def leftovers(self, names: set[str]) -> None:
+        kept = {entry["name"] for entry in self.wanted} | self.led_to
         self.stale = sorted(name for name in names if name.startswith(self.prefix) and name not in kept)
         for name in self.stale if self.destructive else []:
             self.before[name], self.after[name] = {"points": self.points(name)}, None

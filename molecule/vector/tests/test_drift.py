@@ -85,6 +85,7 @@ def test_vectors_of_another_size_are_an_error_and_what_is_in_there_stays(play, a
     info = ask("GET", f"/collections/{name}")
     assert (info["config"]["params"]["vectors"]["dense"]["size"], info["points_count"]) == (384, 0)
     assert aliases()["citadel_phi3"] == name
+    assert total(play(*ROLE, "-e", "citadel_vector_allow_destructive=true")) == 0
 
 
 def test_another_embedding_gets_a_collection_beside_the_old_one_until_that_is_empty(play, ask, aliases):

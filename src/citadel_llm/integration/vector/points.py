@@ -17,7 +17,7 @@ type Filter = dict[str, Any]
 
 
 class Point(msgspec.Struct, frozen=True, kw_only=True):
-    """One text as it is kept. `vector` has the collection's length; `text` is what is looked up by words."""
+    """One text. `vector` has the collection's length; `text` is looked up by words, and kept only in a payload."""
 
     id: PointId
     vector: list[float]
