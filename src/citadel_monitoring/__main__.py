@@ -13,7 +13,7 @@ import yaml
 
 from citadel_llm.utils.plan import make_plan
 from citadel_monitoring.dashboards import dashboards
-from citadel_monitoring.rule import rules_text, tests_texts
+from citadel_monitoring.rule import cases_texts, rules_text
 from citadel_monitoring.rules import all_groups
 from citadel_monitoring.runbooks import runbooks_text
 from citadel_monitoring.site import Site
@@ -61,7 +61,7 @@ def files(site: Site) -> dict[str, str]:
     groups = all_groups(site)
     found = {f"files/dashboards/{name}.json": text for name, text in dashboards(site).items()}
     found["files/rules/citadel.yml"] = rules_text(groups, site, HEADER)
-    found |= {f"files/rules/{name}": f"# {HEADER}\n{text}" for name, text in tests_texts(groups, "citadel.yml").items()}
+    found |= {f"files/rules/{name}": f"# {HEADER}\n{text}" for name, text in cases_texts(groups, "citadel.yml").items()}
     found["docs/runbooks.md"] = runbooks_text(groups)
     return found
 

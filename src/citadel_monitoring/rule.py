@@ -10,7 +10,7 @@ import yaml
 
 from citadel_monitoring.site import Site
 
-__all__ = ["INTERVAL_S", "PRODUCT", "Alert", "Case", "Group", "Record", "rules_text", "tests_texts"]
+__all__ = ["INTERVAL_S", "PRODUCT", "Alert", "Case", "Group", "Record", "cases_texts", "rules_text"]
 
 INTERVAL_S = 10  # how often rules are evaluated, and the distance of a case's samples
 PRODUCT = "citadel"
@@ -126,7 +126,7 @@ def _rule(rule: Record | Alert, site: Site) -> dict[str, Any]:
     }
 
 
-def tests_texts(groups: Iterable[Group], rules_file: str) -> dict[str, str]:
+def cases_texts(groups: Iterable[Group], rules_file: str) -> dict[str, str]:
     """The files for `promtool test rules` by their names, one for each step of evaluation: each rule's two cases."""
     tests: dict[int, list[dict[str, Any]]] = {}
     for group in groups:

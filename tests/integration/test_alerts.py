@@ -94,9 +94,17 @@ def firing(metrics):
     }
 
 
-def matching(alerts, fault, status):
+def begun(alerts, fault):
+    """The notifications that the fault's alert fires."""
     wanted = {"alertname": fault.alert, **fault.labels}
-    return [one for one in alerts if one.status == status and wanted.items() <= one.labels.items()]
+    return [one for one in alerts if one.status == "firing" and wanted.items() <= one.labels.items()]
+
+
+def ended(alerts, fault):
+    """The notifications that it is over; not those of what was before."""
+    wanted, first = {"alertname": fault.alert, **fault.labels}, begun(alerts, fault)
+    resolved = [one for one in alerts if one.status == "resolved" and wanted.items() <= one.labels.items()]
+    return [one for one in resolved if first and one.at > first[0].at]
 
 
 class Traffic:
@@ -164,7 +172,7 @@ def run(metrics, faults):
         deadline = max(course.began.values()) + WITHIN_S
         while time.time() < deadline:
             told = metrics.told(course.since)
-            if all(matching(told, fault, "firing") for fault in faults):
+            if all(begun(told, fault) for fault in faults):
                 break
             time.sleep(1)
         time.sleep(45)  # what follows from a fault, and should be silent, would have been told by now
@@ -180,7 +188,7 @@ def run(metrics, faults):
     over = time.time() + OVER_WITHIN_S
     while time.time() < over:
         course.told = metrics.told(course.since)
-        if all(matching(course.told, fault, "resolved") for fault in faults if matching(course.told, fault, "firing")):
+        if all(ended(course.told, fault) for fault in faults if begun(course.told, fault)):
             break
         time.sleep(1)
     return course
@@ -202,14 +210,14 @@ def test_a_fault_is_told_within_two_minutes_once_and_its_end_too(course, fault):
 
 
 def told_as_firing(course, fault):
-    begun = matching(course.told, fault, "firing")
-    assert begun, f"never told; told were {[(one.name, one.labels.get('model')) for one in course.told]}"
-    assert begun[0].at - course.began[fault.alert] < WITHIN_S
-    assert len(begun) == 1, "told more than once"
-    assert begun[0].labels["server"] == LLM
-    assert "runbooks.md#" in begun[0].annotations["runbook_url"]
-    assert "/d/citadel-" in begun[0].annotations["dashboard_url"]
-    over = matching(course.told, fault, "resolved")
+    told = begun(course.told, fault)
+    assert told, f"never told; told were {[(one.name, one.labels.get('model')) for one in course.told]}"
+    assert told[0].at - course.began[fault.alert] < WITHIN_S
+    assert len(told) == 1, "told more than once"
+    assert told[0].labels["server"] == LLM
+    assert "runbooks.md#" in told[0].annotations["runbook_url"]
+    assert "/d/citadel-" in told[0].annotations["dashboard_url"]
+    over = ended(course.told, fault)
     assert len(over) == 1, "its end was not told, or more than once"
     assert over[0].at > course.healed[fault.alert]
 
@@ -218,9 +226,12 @@ def others(course, faults):
     """What else was told. Anomalies are left out: the faults themselves load the machine that all of it is on."""
     wanted = {fault.alert for fault in faults}
     return [
-        (one.name, one.labels.get("model"), one.status)
+        (one.name, one.labels.get("model"))
         for one in course.told
-        if one.name not in wanted and one.labels["component"] not in MACHINE and one.labels["kind"] != "anomaly"
+        if one.status == "firing"
+        and one.name not in wanted
+        and one.labels["component"] not in MACHINE
+        and one.labels["kind"] != "anomaly"
     ]
 
 
@@ -246,7 +257,7 @@ def slow(metrics, traffic, course):
     fault = Fault("CitadelLatencyAnomaly", LLM, "", "", {"model": SLOWED})
     found = Course(since, began={fault.alert: since})
     try:
-        while time.time() < since + WITHIN_S and not matching(metrics.told(since), fault, "firing"):
+        while time.time() < since + WITHIN_S and not begun(metrics.told(since), fault):
             time.sleep(1)
         time.sleep(30)
     finally:
@@ -257,7 +268,7 @@ def slow(metrics, traffic, course):
             f"systemctl kill -s CONT citadel-model@{SLOWED}",
         )
     over = time.time() + OVER_WITHIN_S
-    while time.time() < over and not matching(metrics.told(since), fault, "resolved"):
+    while time.time() < over and not ended(metrics.told(since), fault):
         time.sleep(1)
     found.told = metrics.told(since)
     return fault, found

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from citadel_monitoring.__main__ import REPO
-from citadel_monitoring.rule import tests_texts
+from citadel_monitoring.rule import cases_texts
 from citadel_monitoring.rules import all_groups
 from citadel_monitoring.site import Site
 from citadel_monitoring.splice import BEGIN, remove
@@ -90,7 +90,7 @@ def test_every_rule_fires_and_does_not_by_prometheus_own_tests(peer, watched):
     folder = peer.check_output("mktemp -d /tmp/citadel-rules.XXXXXX")
     try:
         texts = {"citadel.yml": (REPO / "files/rules/citadel.yml").read_text()}
-        texts |= tests_texts(all_groups(watched), "citadel.yml")
+        texts |= cases_texts(all_groups(watched), "citadel.yml")
         for name, text in texts.items():
             packed = base64.b64encode(text.encode()).decode()
             for start in range(0, len(packed), 100_000):  # a command's word has a bound
