@@ -1,19 +1,22 @@
-"""Run on a host with {name: secret} on standard input: the names of those that lie where they should not, by place.
+"""Run on a host with a line of {name: secret} on standard input: which of them lie where they should not, by place.
 
-Nothing of it is in a command line, and it tells names alone.
+With the word `watch` it looks at the processes alone, again and again until its standard input ends: what comes and
+goes meanwhile is seen too. Nothing of it is in a command line, and it tells names alone.
 """
 
 import base64
 import gzip
 import json
 import os
+import select
 import subprocess
 import sys
 
 BLOCK = 1 << 20
-# Where secrets may be, and what is too large and nobody's words: packages, weights, the kernel's own.
+# Where secrets may be, what is too large and nobody's words, and the journal, which is asked apart.
 ALLOWED = ("/opt/citadel/config/secrets", "/opt/citadel/env", "/root/.citadel-admin-key", "/etc/citadel-lab",
-           "/run/credentials", "/var/lib/postgresql", "/etc/pgpool2/pool_passwd")  # fmt: skip
+           "/run/credentials", "/run/log/journal", "/var/log/journal", "/var/lib/postgresql",
+           "/etc/pgpool2/pool_passwd")  # fmt: skip
 TREES = {
     "/opt/citadel": ["/opt/citadel"],
     "unit files and configuration": ["/etc", "/run", "/usr/lib/systemd", "/usr/local"],
@@ -50,15 +53,33 @@ def files(tree):
                 yield path
 
 
+def processes(wanted, longest):
+    """(which part of which command, the names in it)"""
+    for process in (entry for entry in os.listdir("/proc") if entry.isdigit()):
+        for part in ("cmdline", "environ"):
+            try:
+                with open(f"/proc/{process}/{part}", "rb") as file:
+                    if names := found(file, wanted, longest):
+                        yield f"{part} of {os.path.basename(os.readlink(f'/proc/{process}/exe'))}", names
+            except OSError:
+                continue  # it has ended
+
+
 def main():
-    secrets = json.load(sys.stdin)
+    secrets = json.loads(sys.stdin.readline())
     wanted = {name: forms(secret) for name, secret in secrets.items()}
     longest = max(len(shape) for shapes in wanted.values() for shape in shapes)
-    said = []
+    said = {}  # in the order of finding, each once
 
     def tell(place, where, names):
-        said.extend([place, where, name] for name in sorted(names))
+        said.update({(place, where, name): None for name in sorted(names)})
 
+    if sys.argv[1:] == ["watch"]:
+        print("watching", flush=True)
+        while not select.select([sys.stdin], [], [], 0.02)[0]:
+            for where, names in processes(wanted, longest):
+                tell("processes", where, names)
+        return print(json.dumps(list(said)))
     for place, trees in TREES.items():
         for path in (path for tree in trees for path in files(tree)):
             if os.path.getsize(path) > LARGEST:
@@ -68,17 +89,12 @@ def main():
                     tell(place, path, found(file, wanted, longest))
             except OSError:
                 continue  # it has gone, or is no file after all
-    for process in (entry for entry in os.listdir("/proc") if entry.isdigit()):
-        for part in ("cmdline", "environ"):
-            try:
-                with open(f"/proc/{process}/{part}", "rb") as file:
-                    tell("processes", f"{part} of {process}", found(file, wanted, longest))
-            except OSError:
-                continue
+    for where, names in processes(wanted, longest):
+        tell("processes", where, names)
     journal = subprocess.Popen(["journalctl", "--no-pager", "--all", "-o", "export"], stdout=subprocess.PIPE)
     tell("journal", "journal", found(journal.stdout, wanted, longest))
     journal.wait()
-    print(json.dumps(said))
+    return print(json.dumps(list(said)))
 
 
 main()

@@ -4,8 +4,10 @@ What is searched with is checked too: a word that is planted where it may lie ha
 """
 
 import base64
+import contextlib
 import json
 import os
+import re
 import secrets
 import subprocess
 from pathlib import Path
@@ -20,7 +22,8 @@ REPO = Path(__file__).resolve().parents[3]
 LLM_HOST, SQL_HOST = "hx-llm-server-01", "hx-sql-server-01"
 SEARCH = Path(__file__).with_name("secrets_search.py").read_text()
 OWN_SECRETS = "/opt/citadel/config/secrets"
-TEXTS = """
+RANDOM = re.compile(r"(?=.*\d)[#>]?[\w+/=-]{20,}")
+TABLES = """
 select relname from pg_class
 where relnamespace = 'llm'::regnamespace and relkind in ('r', 'p') and not relispartition order by relname
 """
@@ -51,14 +54,14 @@ def known():
     """{name: secret}: the lab's own, and what the deployment made on the host."""
     text = yaml.safe_load((Path(os.environ["LAB_DIR"]) / "secrets.yml").read_text())
     found = {f"secrets.yml{path}": secret for path, secret in words_in(text).items()}
-    for path in lab(LLM_HOST, "find", OWN_SECRETS, "/root/.citadel-admin-key", "-type", "f").split():
+    for path in lab(LLM_HOST, "sh", "-c", f"find {OWN_SECRETS} /root/.citadel-* -type f 2>/dev/null || true").split():
         content = lab(LLM_HOST, "cat", path)
         if content.startswith("-----BEGIN"):
-            found[path] = content.split("\n")[2]
+            found[path] = content.split("\n")[1]
         elif content.startswith("{"):
             found |= {f"{path}{name}": secret for name, secret in words_in(json.loads(content)).items()}
         else:
-            found |= {f"{path}:{number}": word for number, word in enumerate(content.split()) if len(word) >= 16}
+            found |= {f"{path}:{number}": word for number, word in enumerate(content.split()) if RANDOM.fullmatch(word)}
     assert {name.split(".")[-1] for name in found} >= {"key", "vault_database_password"}
     return found
 
@@ -105,9 +108,32 @@ def planted(credentials):
     return made
 
 
+@contextlib.contextmanager
+def watched(wanted):
+    """What is found in the host's processes meanwhile."""
+    seen = []
+    process = subprocess.Popen(
+        [str(REPO / "bin/lab"), "exec", LLM_HOST, "python3", "-c", SEARCH, "watch"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    process.stdin.write(json.dumps(wanted) + "\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == "watching\n"
+    try:
+        yield seen
+    finally:
+        seen.extend(json.loads(process.communicate(timeout=60)[0]))
+
+
 @pytest.fixture(scope="module")
-def plays(play, changed):
+def plays(play, known, changed):
     """What plays say that change every secret, most loudly, with one that fails among them; then all is as it was."""
+    with watched({**known, **changed[1]}) as seen:
+        said = {name: done.text for name, done in _played(play, changed).items()}
+    return {**said, "the processes meanwhile": seen}
+
+
+def _played(play, changed):
     path, _ = changed
     loud = ("--diff", "-vvv", "-e", f"citadel_secrets_file={path}")
     said = {}
@@ -123,7 +149,7 @@ def plays(play, changed):
     said["a backup"] = play("--diff", "-vvv", playbook="backup")
     assert [said[name].code for name in ("changed keys", "changed back", "a backup")] == [0, 0, 0]
     assert said["a wrong password"].code != 0
-    return {name: done.text for name, done in said.items()}
+    return said
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +181,7 @@ def control():
 @pytest.fixture(scope="module")
 def search():
     """`search(host, {name: secret})`: [[place, where, name], ...]"""
-    return lambda host, wanted: json.loads(lab(host, "python3", "-c", SEARCH, input=json.dumps(wanted)))
+    return lambda host, wanted: json.loads(lab(host, "python3", "-c", SEARCH, input=json.dumps(wanted) + "\n"))
 
 
 def test_what_is_searched_with_finds_what_is_there(search, control):
@@ -171,23 +197,30 @@ def test_no_secret_lies_on_the_database_server(search, everything):
     assert search(SQL_HOST, everything) == []
 
 
-def test_no_play_tells_a_secret(plays, everything):
+def test_no_play_tells_a_secret_nor_gives_one_to_a_process(plays, everything):
+    assert plays.pop("the processes meanwhile") == []
     assert [(play, name) for play, text in plays.items() for name, secret in everything.items() if secret in text] == []
 
 
 def test_no_table_holds_a_secret(credentials, everything):
-    held = []
     with psycopg.connect(credentials["database_url"], autocommit=True) as connection:
-        connection.execute("set search_path = pg_catalog")
-        for (table,) in connection.execute(TEXTS).fetchall():
-            for name, secret in everything.items():
-                shapes = [secret, secret.encode().hex(), base64.b64encode(secret.encode()).decode().rstrip("=")]
-                there = connection.execute(
-                    f"select exists (select 1 from llm.{table} t where exists "
-                    "(select 1 from unnest(%s::text[]) as shape where position(shape in t::text) > 0))", [shapes],
-                ).fetchone()  # fmt: skip
-                held += [(table, name)] if there == (True,) else []
-    assert held == []
+        assert held(connection, {"control": "Runs the service"}) == [("roles", "control")]
+        assert held(connection, everything) == []
+
+
+def held(connection, wanted):
+    """[(table, name), ...] of what is in any column of any row of schema `llm`."""
+    connection.execute("set search_path = pg_catalog")
+    found = []
+    for (table,) in connection.execute(TABLES).fetchall():
+        for name, secret in wanted.items():
+            shapes = [secret, secret.encode().hex(), base64.b64encode(secret.encode()).decode().rstrip("=")]
+            there = connection.execute(
+                f"select exists (select 1 from llm.{table} t where exists "
+                "(select 1 from unnest(%s::text[]) as shape where position(shape in t::text) > 0))", [shapes],
+            ).fetchone()  # fmt: skip
+            found += [(table, name)] if there == (True,) else []
+    return found
 
 
 def test_a_process_that_dies_leaves_no_core(search, everything, credentials):
