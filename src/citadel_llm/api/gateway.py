@@ -20,6 +20,7 @@ from citadel_llm.api.middleware.context import RequestContext, install_error_han
 from citadel_llm.api.openapi import DESCRIPTION, install_openapi
 from citadel_llm.api.routes import health, metrics, models, responses
 from citadel_llm.api.routes.completions import Completions
+from citadel_llm.api.routes.kept import KeptResponses
 from citadel_llm.api.routes.kinds import ENDPOINTS
 from citadel_llm.api.state import GatewayState
 
@@ -41,7 +42,9 @@ class Gateway:
     """The whole."""
 
     def __init__(self, state: GatewayState) -> None:
-        self.hot: Mapping[str, Handler] = {path: Completions(state, path) for path in ENDPOINTS}
+        hot: dict[str, Handler] = {path: Completions(state, path) for path in ENDPOINTS}
+        hot["/v1/responses"] = KeptResponses(state)
+        self.hot: Mapping[str, Handler] = hot
         self._rest: App = RequestContext(self._cold, state)
         self._fastapi = build_fastapi(state)
 

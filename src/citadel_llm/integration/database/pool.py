@@ -19,15 +19,11 @@ import psycopg
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from citadel_llm.integration.database.target import SCHEMA, Target
+from citadel_llm.integration.database.target import SCHEMA, DatabaseUnavailable, Target
 
 __all__ = ["Database", "DatabaseUnavailable", "Options"]
 
 type Connection = psycopg.AsyncConnection[TupleRow]
-
-
-class DatabaseUnavailable(Exception):
-    """The database is away, or too slow; nothing is wrong with what was asked of it."""
 
 
 @dataclass(frozen=True, slots=True)
