@@ -17,7 +17,8 @@ from citadel_llm.api.middleware.exchange import Exchange
 from citadel_llm.api.routes.completions import Completions
 from citadel_llm.api.sessions.events import Events, data_of, is_last, with_data
 from citadel_llm.api.sessions.items import Members, array, dump, forwarded, input_items, item_of, members_of
-from citadel_llm.api.sessions.wishes import Plan, plan_of, unavailable
+from citadel_llm.api.sessions.owner import unavailable
+from citadel_llm.api.sessions.wishes import Plan, plan_of
 from citadel_llm.api.state import GatewayState
 from citadel_llm.integration.database.responses import Answer, ConversationGone, Responses
 from citadel_llm.integration.database.sessions import Sessions

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 import orjson
+from starlette.responses import Response
 
 from citadel_llm.api.errors import ApiError
 from citadel_llm.integration.database.sessions import Item
 
-__all__ = ["Members", "array", "dump", "forwarded", "input_items", "item_of", "members_of", "new_id"]
+__all__ = ["Members", "array", "dump", "forwarded", "input_items", "item_of", "members_of", "new_id", "page_of"]
 
 type Members = dict[str, msgspec.Raw]
 
@@ -136,3 +137,17 @@ def forwarded(members: Members, history: Sequence[bytes]) -> bytes:
     if history:
         out["input"] = msgspec.Raw(b"[%b]" % b",".join([part for part in parts if part]))
     return dump(out)
+
+
+def page_of(contents: Iterable[tuple[str, str]], limit: int) -> Response:
+    """The list of (id, JSON) as an answer; one more than `limit` says that there are more."""
+    found = list(contents)
+    page = found[:limit]
+    ends = {
+        "first_id": page[0][0] if page else None,
+        "last_id": page[-1][0] if page else None,
+        "has_more": len(found) > limit,
+    }
+    data = ",".join([content for _, content in page])
+    body = f'{{"object":"list","data":[{data}],{orjson.dumps(ends).decode()[1:]}'
+    return Response(body, media_type="application/json")

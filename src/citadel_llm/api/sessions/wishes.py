@@ -11,12 +11,13 @@ from citadel_llm.api.errors import ApiError
 from citadel_llm.api.identity.guard import denied
 from citadel_llm.api.identity.principal import Principal
 from citadel_llm.api.sessions.items import Members, new_id
+from citadel_llm.api.sessions.owner import nothing_kept, unavailable
 from citadel_llm.integration.database.sessions import Item
 
 if TYPE_CHECKING:
     from citadel_llm.api.state import GatewayState
 
-__all__ = ["Plan", "nothing_kept", "plan_of", "unavailable"]
+__all__ = ["Plan", "plan_of"]
 
 
 @dataclass(slots=True)
@@ -94,28 +95,3 @@ def _wishes(members: Members) -> _Wishes:
     except msgspec.ValidationError as failure:
         param = next((name for name in found if f"$.{name}" in str(failure)), None)
         raise ApiError(400, "invalid_request", f"The body is not a valid request: {failure}", param=param) from None
-
-
-def nothing_kept(state: GatewayState) -> ApiError:
-    """The 501 for who wants something kept, or found again, where nothing is kept for it."""
-    why = (
-        "this server has no database"
-        if state.database is None
-        else "this key is one of a file, and belongs to no user whose it would be"
-    )
-    return ApiError(
-        501,
-        "not_kept",
-        f"Responses and conversations are not kept here: {why}. Send the whole conversation as `input`, "
-        "with `store` false.",
-    )
-
-
-def unavailable(state: GatewayState) -> ApiError:
-    """The 503 while the database is away."""
-    return ApiError(
-        503,
-        "database_unavailable",
-        "What is kept of responses and conversations can't be reached at the moment. Try again later.",
-        retry_after_s=state.config.limits.retry_after_s,
-    )
