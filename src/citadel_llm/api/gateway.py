@@ -18,7 +18,8 @@ from citadel_llm.api.errors import ApiError, error_body
 from citadel_llm.api.middleware.asgi import App, Receive, Scope, Send
 from citadel_llm.api.middleware.context import RequestContext, install_error_handlers
 from citadel_llm.api.openapi import DESCRIPTION, install_openapi
-from citadel_llm.api.routes import conversation_items, conversations, health, metrics, models, responses
+from citadel_llm.api.routes import conversation_items, conversations, feedback, health, metrics, models, responses
+from citadel_llm.api.routes.admin import data
 from citadel_llm.api.routes.completions import Completions
 from citadel_llm.api.routes.kept import KeptResponses
 from citadel_llm.api.routes.kinds import ENDPOINTS
@@ -30,9 +31,8 @@ __all__ = ["Gateway", "build_fastapi"]
 def build_fastapi(state: GatewayState) -> FastAPI:
     """The application for all that is not hot."""
     app = FastAPI(title="Citadel LLM gateway", version=state.version, description=DESCRIPTION, redoc_url=None)
-    routers = [
-        family.router(state) for family in (models, responses, conversations, conversation_items, health, metrics)
-    ]
+    families = (models, responses, conversations, conversation_items, feedback, data, health, metrics)
+    routers = [family.router(state) for family in families]
     for router in routers:
         app.include_router(router)
     install_error_handlers(app, [route for router in routers for route in router.routes])

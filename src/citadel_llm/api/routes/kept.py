@@ -16,7 +16,7 @@ from citadel_llm.api.errors import ApiError, Headers
 from citadel_llm.api.middleware.exchange import Exchange
 from citadel_llm.api.routes.completions import Completions
 from citadel_llm.api.sessions.events import Events, data_of, is_last, with_data
-from citadel_llm.api.sessions.items import Members, array, dump, forwarded, input_items, item_of, members_of
+from citadel_llm.api.sessions.items import Members, array, dump, forwarded, input_items, item_of, line, members_of
 from citadel_llm.api.sessions.owner import unavailable
 from citadel_llm.api.sessions.wishes import Plan, plan_of
 from citadel_llm.api.state import GatewayState
@@ -82,22 +82,24 @@ class Memory:
                 f"{what} is not here: it never was, was deleted, or has expired.",
                 param="previous_response_id",
             )
-        if found.too_long or found.items + len(plan.items) > bounds.max_items:
+        if found.too_long or self._beyond(plan, found.items, found.bytes):
             raise self._too_long("previous_response_id")
         plan.refresh = found.ids
         return [text.encode()[1:-1] for text in found.arrays]
 
     async def _conversation(self, plan: Plan, id: str) -> list[bytes]:
-        bounds = self._bounds
         known = id.isascii() and id.isprintable() and len(id) <= 64
         found = await self._sessions.history(plan.user_id, id) if known else None
         if found is None:
             raise _no_conversation(id)
         conversation, contents = found
-        added = sum(item.bytes for item in plan.items)
-        if conversation.items + len(plan.items) > bounds.max_items or conversation.bytes + added > bounds.max_bytes:
+        if self._beyond(plan, conversation.items, conversation.bytes):
             raise self._too_long("conversation")
         return [text.encode() for text in contents] or [b""]
+
+    def _beyond(self, plan: Plan, items: int, size_bytes: int) -> bool:
+        added = sum(item.bytes for item in plan.items)
+        return items + len(plan.items) > self._bounds.max_items or size_bytes + added > self._bounds.max_bytes
 
     def _too_long(self, param: str) -> ApiError:
         bounds = self._bounds
@@ -135,9 +137,9 @@ class Memory:
         output = [
             item_of(one, max_bytes=limit, param="output", engines=True) for one in array(members.get("output", b"[]"))
         ]
-        body = dump({name: raw for name, raw in shown(plan, members, kept=plan.store).items() if name != "output"})
+        body = line({name: raw for name, raw in shown(plan, members, kept=plan.store).items() if name != "output"})
         return Answer(
-            plan.id, plan.user_id, exchange.model, plan.items, output, body.decode(), exchange.request_id,
+            plan.id, plan.user_id, exchange.model, plan.items, output, body, exchange.request_id,
             plan.previous, plan.conversation, response=plan.store,
         )  # fmt: skip
 

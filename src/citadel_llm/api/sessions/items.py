@@ -16,7 +16,7 @@ from starlette.responses import Response
 from citadel_llm.api.errors import ApiError
 from citadel_llm.integration.database.sessions import Item
 
-__all__ = ["Members", "array", "dump", "forwarded", "input_items", "item_of", "members_of", "new_id", "page_of"]
+__all__ = ["Members", "array", "dump", "forwarded", "input_items", "item_of", "line", "members_of", "new_id", "page_of"]
 
 type Members = dict[str, msgspec.Raw]
 
@@ -57,6 +57,11 @@ def dump(members: Mapping[str, msgspec.Raw | bytes]) -> bytes:
     return b"{%b}" % b",".join([b"%b:%b" % (orjson.dumps(name), bytes(raw)) for name, raw in members.items()])
 
 
+def line(members: Mapping[str, msgspec.Raw | bytes]) -> str:
+    """The same on one line: an end of a line can only be between JSON's words, never inside one."""
+    return dump(members).replace(b"\n", b" ").replace(b"\r", b" ").decode()
+
+
 def item_of(raw: bytes | msgspec.Raw, *, max_bytes: int, param: str, engines: bool = False) -> Item:
     """The item, with an id of its own, a type and a status. Raises ApiError 400.
 
@@ -88,7 +93,7 @@ def item_of(raw: bytes | msgspec.Raw, *, max_bytes: int, param: str, engines: bo
     if kind == "message" and bytes(members.get("status", b"null")) == b"null":
         members["status"] = msgspec.Raw(b'"completed"')
     whole.update({name: value for name, value in members.items() if name not in whole})
-    return Item(id, kind, role, dump(whole).decode())
+    return Item(id, kind, role, line(whole))
 
 
 def _part(role: str, text: bytes) -> bytes:
