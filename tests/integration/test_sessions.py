@@ -587,25 +587,34 @@ async def test_while_the_database_is_away_plain_requests_are_answered_and_the_ot
 async def test_a_database_that_goes_away_amid_an_answer_is_told_where_that_was_wanted(client, gateway, engine, site):
     anna = client()
 
+    arrived, gone = 0, asyncio.Event()
+
     async def stop():
-        await asyncio.to_thread(on_the_host, "systemctl", "stop", "pgpool2")
+        """Once all four are being answered, and before any of them is."""
+        nonlocal arrived
+        arrived += 1
+        if arrived == 4:
+            await asyncio.to_thread(on_the_host, "systemctl", "stop", "pgpool2")
+            gone.set()
+        await gone.wait()
 
     async def last(stream, store):
         answer = await ask(anna, "one", stream=stream, store=store)
         return [event async for event in answer][-1].response if stream else answer
 
-    for stream in (False, True):
-        for store in (True, openai.omit):
-            engine.script = Talks(pause=stop)
-            try:
-                if store is True:
-                    with pytest.raises(openai.APIError, match="can't be reached at the moment"):
-                        await last(stream, store)
-                else:
-                    assert (await last(stream, store)).store is False
-            finally:
-                on_the_host("systemctl", "start", "pgpool2")
-            await until_answered(anna, None)
+    engine.script = Talks(pause=stop)
+    wanted = [(stream, store) for stream in (False, True) for store in (True, openai.omit)]
+    try:
+        said = await asyncio.gather(*[last(*how) for how in wanted], return_exceptions=True)
+    finally:
+        on_the_host("systemctl", "start", "pgpool2")
+    for (_, store), answer in zip(wanted, said, strict=True):
+        if store is True:
+            assert isinstance(answer, openai.APIError)
+            assert "can't be reached at the moment" in str(answer)
+        else:
+            assert answer.store is False
+    await until_answered(anna, None)
 
 
 async def until_answered(client, id):

@@ -122,8 +122,10 @@ _OPERATIONS = {
         "Respond to input",
         ResponseRequest,
         ResponseObject,
-        "OpenAI's responses API without its memory: nothing is kept, so that `previous_response_id` and `background` "
-        "are refused, and a response is not to be found by its id later.",
+        "With `previous_response_id` or `conversation` it follows what was said before. `x-citadel-stored` says "
+        "whether the response was kept; where that is impossible, a request that asks for it is refused "
+        "(400 `not_kept`), or told to try again (503), and one that does not is answered all the same. Nothing runs in "
+        "the `background`.",
         _RESPONSE_EVENTS,
     ),
     "/v1/messages": _Operation(
