@@ -443,9 +443,10 @@ async def test_a_key_of_a_file_has_nothing_kept_and_is_told_so(client, talks):
         lambda: ask(nobody, "one", store=True), lambda: ask(nobody, "one", previous_response_id="resp_1"),
         nobody.conversations.create,
     ):  # fmt: skip
-        with pytest.raises(openai.BadRequestError) as refused:
+        with pytest.raises(openai.InternalServerError) as refused:
             await attempt()
-        assert refused.value.code == "not_kept"
+        assert (refused.value.status_code, refused.value.code) == (501, "not_kept")
+        assert refused.value.response.headers["x-should-retry"] == "false"
     with pytest.raises(openai.NotFoundError):
         await nobody.responses.retrieve("resp_1")
 

@@ -167,7 +167,7 @@ async def test_without_a_database_a_response_passes_as_it_came(gateway, upstream
 @pytest.mark.parametrize("wish", [{"store": True}, {"previous_response_id": "resp_1"}, {"conversation": "conv_1"}])
 async def test_without_a_database_who_wants_memory_is_told(gateway, upstream, wish):
     answer = await gateway.ask("POST", "/v1/responses", body(**wish), key=KEY)
-    assert (answer.status, answer.error["code"]) == (400, "not_kept")
+    assert (answer.status, answer.error["code"]) == (501, "not_kept")
     assert "has no database" in answer.error["message"]
     assert upstream.calls == []
 
@@ -175,7 +175,7 @@ async def test_without_a_database_who_wants_memory_is_told(gateway, upstream, wi
 @pytest.mark.parametrize("path", ["/v1/conversations", "/v1/feedback", "/v1/me/data"])
 async def test_without_a_database_there_is_nothing_to_list(gateway, path):
     answer = await gateway.get(path, key=KEY)
-    assert (answer.status, answer.error["code"]) == (400, "not_kept")
+    assert (answer.status, answer.error["code"]) == (501, "not_kept")
     assert (await gateway.get(path)).status == 401
 
 

@@ -74,7 +74,7 @@ class Own:
         self.body_bytes = state.config.limits.body_bytes
 
     def sessions(self, principal: Principal) -> tuple[Sessions, str]:
-        """The conversations and the caller's id. Raises ApiError 400."""
+        """The conversations and the caller's id. Raises ApiError 501."""
         database, user_id = owner_of(self._state, principal)
         return Sessions(database, ttl_s=self.bounds.ttl_s), user_id
 

@@ -6,7 +6,7 @@ Creating one is on the hot path (`kept.py`). Where nothing is kept, there is non
 from typing import Annotated
 
 import orjson
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 
 from citadel_llm.api.errors import ApiError
@@ -61,8 +61,8 @@ def router(state: GatewayState) -> APIRouter:
         responses=errors(404),
         openapi_extra=SECURED,
     )
-    async def get_response(response_id: str, caller: Caller, stream: bool = False, include: Include = None) -> Response:
-        if stream:
+    async def get_response(response_id: str, caller: Caller, request: Request, include: Include = None) -> Response:
+        if request.query_params.get("stream") in ("true", "1"):
             raise ApiError(400, "invalid_request", "A kept response comes whole, not as a stream.", param="stream")
         found = await find(caller, response_id)
         return Response(found.body[:-1] + ',"output":' + found.output + "}", media_type="application/json")

@@ -30,6 +30,14 @@ def _example(example: dict[str, Any]) -> ConfigDict:
     return ConfigDict(extra="allow", json_schema_extra={"examples": [example]})
 
 
+class ConversationReference(BaseModel):
+    """A conversation, by its id."""
+
+    id: str
+
+    model_config = ConfigDict(extra="allow")
+
+
 class ResponseRequest(BaseModel):
     """Input to respond to, and what it follows."""
 
@@ -45,8 +53,8 @@ class ResponseRequest(BaseModel):
         None, description="Whether the response is kept; where nothing is said, it is if that is possible"
     )
     previous_response_id: str | None = Field(None, description="A kept response that this one follows")
-    conversation: str | dict[str, Any] | None = Field(
-        None, description='A conversation, or `{"id": …}`: its items go before the input, and this is added to it'
+    conversation: str | ConversationReference | None = Field(
+        None, description="Its items go before the input, and input and answer are added to it"
     )
 
     model_config = _example({"model": "phi3", "input": "Name three uses of a paperclip.", "max_output_tokens": 64})

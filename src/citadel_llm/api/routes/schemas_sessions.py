@@ -22,18 +22,21 @@ __all__ = [
 ]
 
 _ERRORS = {
-    400: "The request is not valid, `param` says where; or `not_kept`: there is no database, or the key has no user",
+    400: "The request is not valid; `param` says where",
     401: "No key or password, or one that is not known",
     403: "The caller may not do that",
     404: "There is none of that name, or it is somebody else's",
     413: "The body is too large",
+    501: "Nothing is kept here: there is no database, or the key is one of a file and has no user",
     503: "The database is away; see Retry-After",
 }
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The errors of an endpoint, for its documentation."""
-    return {status: {"model": ErrorBody, "description": _ERRORS[status]} for status in (400, 401, 403, *statuses, 503)}
+    return {
+        status: {"model": ErrorBody, "description": _ERRORS[status]} for status in (400, 401, 403, *statuses, 501, 503)
+    }
 
 
 def json_body(properties: dict[str, Any], example: dict[str, Any], *, required: list[str]) -> dict[str, Any]:

@@ -23,17 +23,18 @@ _METADATA = (16, 64, 512)  # pairs, a key's characters, a value's
 
 
 def nothing_kept(state: GatewayState) -> ApiError:
-    """Who wants something kept, or found again, where nothing is kept for it. A 5xx would have clients try again."""
+    """The 501 for who wants something kept, or found again, where nothing is kept for it."""
     why = (
         "this server has no database"
         if state.database is None
         else "this key is one of a file, and belongs to no user whose it would be"
     )
     return ApiError(
-        400,
+        501,
         "not_kept",
         f"Responses and conversations are not kept here: {why}. Send the whole conversation as `input` of "
         "POST /v1/responses instead, with `store` false.",
+        headers=[(b"x-should-retry", b"false")],  # OpenAI's clients would try any other 5xx again
     )
 
 
@@ -48,7 +49,7 @@ def unavailable(state: GatewayState) -> ApiError:
 
 
 def owner_of(state: GatewayState, principal: Principal) -> tuple[Database, str]:
-    """Where the caller's things are, and by which user's id. Raises ApiError 400."""
+    """Where the caller's things are, and by which user's id. Raises ApiError 501."""
     if state.database is None or not principal.user_id:
         raise nothing_kept(state)
     return state.database, principal.user_id

@@ -56,13 +56,6 @@ def plan_of(members: Members, principal: Principal | None, state: GatewayState) 
     named = wishes.conversation
     conversation = named.id if isinstance(named, _Conversation) else named
     previous = wishes.previous_response_id
-    if previous is not None and conversation is not None:
-        raise ApiError(
-            400,
-            "invalid_request",
-            "Give `previous_response_id` or `conversation`, not both.",
-            param="conversation",
-        )
     remembers = previous is not None or conversation is not None
     if wishes.store is False and not remembers:
         return None
@@ -71,6 +64,13 @@ def plan_of(members: Members, principal: Principal | None, state: GatewayState) 
         if explicit:
             raise nothing_kept(state)
         return None if state.database is None else Plan("", store=False, required=False)
+    if previous is not None and conversation is not None:
+        raise ApiError(
+            400,
+            "invalid_request",
+            "Give `previous_response_id` or `conversation`, not both.",
+            param="conversation",
+        )
     if not principal.may("conversations"):
         if explicit:
             raise denied("conversations")
