@@ -59,9 +59,10 @@ insert into llm.limits (scope, subject, requests_per_minute, tokens_per_minute, 
   ('key', '{KEY}', 60, null, 4), ('everyone', '*', null, 100000, null);
 insert into llm.messages (session_id, position, id, role, type, content) values
   ('conv_1', 2, 'fc_2', null, 'function_call', '{{"name": "f"}}');
-insert into llm.responses (id, user_id, session_id, previous_id, model, input, output, body, request_id,
-    expires_at) values
-  ('resp_1', '{ANNA}', 'conv_1', null, 'mixtral', '[]', '[]', '{{"a": 1.50}}', 'req-1', now() + interval '1 day');
+insert into llm.responses (id, user_id, session_id, session_position, previous_id, model, input, output, body, items,
+    bytes, request_id, expires_at) values
+  ('resp_1', '{ANNA}', 'conv_1', 0, null, 'mixtral', '[]', '[]', '{{"a": 1.50,  "b": "\\u0000"}}', 0, 1, 'req-1',
+   now() + interval '1 day');
 insert into llm.audit_log (at, id, chain, position, previous_digest, digest, kind, action, request_id, outcome,
     key_name, cached) values
   (now(), gen_random_uuid(), 'hx-llm-server-01:1', 100, sha256('99'), sha256('100'),

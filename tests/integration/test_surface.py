@@ -81,6 +81,30 @@ def test_a_response_is_not_to_be_found_later(client):
         client.responses.cancel("resp_1")
 
 
+def test_a_response_follows_another_and_a_conversation_goes_on(client):
+    """The real engine takes what it said before as input: plain, streamed, from a response and from a conversation."""
+    talk = client.conversations.create(items=[{"type": "message", "role": "user", "content": "Once"}])
+    try:
+        first = client.responses.create(model="phi3", input="One", max_output_tokens=8)
+        assert first.store is True
+        second = client.responses.create(model="phi3", input="Two", max_output_tokens=8, previous_response_id=first.id)
+        assert second.previous_response_id == first.id
+        assert second.usage.input_tokens > first.usage.input_tokens
+        assert client.responses.retrieve(second.id).output_text == second.output_text
+        for stream in (False, True):
+            answer = client.responses.create(
+                model="phi3", input="Three", max_output_tokens=8, conversation=talk.id, stream=stream
+            )
+            whole = list(answer)[-1].response if stream else answer
+            assert (whole.store, whole.conversation.id) == (True, talk.id)
+        roles = [item.role for item in client.conversations.items.list(talk.id, order="asc")]
+        assert roles == ["user", "user", "assistant", "user", "assistant"]
+        for kept in (second.id, first.id):
+            client.responses.delete(kept)
+    finally:
+        client.conversations.delete(talk.id)
+
+
 def test_embeddings_tell_related_texts_from_unrelated_ones(client, kinds):
     texts = ["A man is eating food.", "A man is eating a piece of bread.", "A cheetah is running behind its prey."]
     assert kinds["embedding"], "the site serves no embedding model"

@@ -221,13 +221,15 @@ class Spawned(Gateway):
 
 
 @contextlib.asynccontextmanager
-async def spawned_gateway(folder, *, models, instance="1", environ=None, arguments=(), **sections):
+async def spawned_gateway(
+    folder, *, models, instance="1", environ=None, arguments=(), module="citadel_llm.cli", **sections
+):
     """`citadel gateway` as a process, from its readiness until it is told to stop."""
     path = write_config(folder, models, **sections)
     gateway = Spawned(folder, folder / f"gateway-{instance}.log")
     with gateway._log.open("wb") as output, (folder / f"gateway-{instance}.err").open("wb") as errors:
         gateway.process = await asyncio.create_subprocess_exec(
-            *[sys.executable, "-m", "citadel_llm.cli", "gateway", "--config", str(path), "--port", "0"],
+            *[sys.executable, "-m", module, "gateway", "--config", str(path), "--port", "0"],
             *["--instance", instance, *arguments],
             stdout=output,
             stderr=errors,

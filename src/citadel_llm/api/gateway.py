@@ -19,9 +19,10 @@ from citadel_llm.api.middleware.asgi import App, Message, Receive, Scope, Send
 from citadel_llm.api.middleware.auth import credentials_of
 from citadel_llm.api.middleware.context import RequestContext, install_error_handlers
 from citadel_llm.api.openapi import DESCRIPTION, install_openapi
-from citadel_llm.api.routes import health, metrics, models, responses
-from citadel_llm.api.routes.admin import budgets, keys, limits, roles, users
+from citadel_llm.api.routes import conversation_items, conversations, feedback, health, metrics, models, responses
+from citadel_llm.api.routes.admin import budgets, data, keys, limits, roles, users
 from citadel_llm.api.routes.completions import Completions
+from citadel_llm.api.routes.kept import KeptResponses
 from citadel_llm.api.routes.kinds import ENDPOINTS
 from citadel_llm.api.state import GatewayState
 
@@ -35,7 +36,8 @@ _OF_ANY_SIZE = ("/v1/files",)  # read piece by piece by their own endpoints
 def build_fastapi(state: GatewayState) -> FastAPI:
     """The application for all that is not hot."""
     app = FastAPI(title="Citadel LLM gateway", version=state.version, description=DESCRIPTION, redoc_url=None)
-    families = (models, responses, users, keys, roles, limits, budgets, health, metrics)
+    own = (models, responses, conversations, conversation_items, feedback)
+    families = (*own, users, keys, roles, limits, budgets, data, health, metrics)
     routers = [family.router(state) for family in families]
     for router in routers:
         app.include_router(router)
@@ -48,7 +50,9 @@ class Gateway:
     """The whole."""
 
     def __init__(self, state: GatewayState) -> None:
-        self.hot: Mapping[str, Handler] = {path: Completions(state, path) for path in ENDPOINTS}
+        hot: dict[str, Handler] = {path: Completions(state, path) for path in ENDPOINTS}
+        hot["/v1/responses"] = KeptResponses(state)
+        self.hot: Mapping[str, Handler] = hot
         self._state = state
         self._rest: App = RequestContext(self._cold, state)
         self._fastapi = build_fastapi(state)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import FastAPI
@@ -111,6 +112,7 @@ class _Operation:
     answer: type[BaseModel]
     description: str = ""
     events: str = ""  # an example of its stream
+    errors: Mapping[int, str] = field(default_factory=dict)  # beside those that all have
 
 
 _CHAT_EVENTS = 'data: {"choices": [{"delta": {"content": "Hel"}}]}\n\ndata: [DONE]\n\n'
@@ -135,9 +137,12 @@ _OPERATIONS = {
         "Respond to input",
         ResponseRequest,
         ResponseObject,
-        "OpenAI's responses API without its memory: nothing is kept, so that `previous_response_id` and `background` "
-        "are refused, and a response is not to be found by its id later.",
+        "With `previous_response_id` or `conversation` it follows what was said before. `x-citadel-stored` says "
+        "whether the response was kept; where that is impossible, a request that asks for it is refused "
+        "(501 `not_kept`), or told to try again (503), and one that does not is answered all the same. Nothing runs in "
+        "the `background`.",
         _RESPONSE_EVENTS,
+        {501: "Something is to be kept or found again, and nothing is kept here"},
     ),
     "/v1/messages": _Operation(
         "createMessage",
@@ -245,7 +250,7 @@ def _described(operation: _Operation, *, named_events: bool) -> dict[str, Any]:
                 },
                 "content": content,
             },
-            **{str(status): _refusal(status, text) for status, text in _ERRORS.items()},
+            **{str(status): _refusal(status, text) for status, text in {**_ERRORS, **operation.errors}.items()},
         },
     }
 

@@ -30,7 +30,7 @@ _ACTIONS = {
     "downgrade": "take the schema back to a revision, with the data that it has not",
     "current": "tell the schema's revision",
     "check": "compare the live schema with the migrations; exit status 1 where they differ",
-    "maintain": "make the audit log's next partitions, drop those past the retention",
+    "maintain": "make the audit log's next partitions, drop those past the retention, remove what has expired",
     "schema": "print the live schema as `check` compares it",
     "backup": "dump the schema into a folder of its own, and remove old ones",
     "verify-backup": "read a backup whole and compare it with its manifest",
@@ -105,6 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _do(arguments: argparse.Namespace, target: Target) -> int:
     from citadel_llm.integration.database import migrate, schema  # noqa: PLC0415 — heavy, and only wanted here
     from citadel_llm.integration.database.connection import connected, transaction  # noqa: PLC0415
+    from citadel_llm.integration.database.expiry import remove_expired  # noqa: PLC0415
     from citadel_llm.integration.database.target import SCHEMA  # noqa: PLC0415
 
     with connected(target) as engine:
@@ -143,6 +144,8 @@ def _do(arguments: argparse.Namespace, target: Target) -> int:
                     ).scalar_one()
                     dropped = connection.exec_driver_sql(f"select {SCHEMA}.audit_drop_partitions()").scalar_one()
                 print(f"partitions of the audit log: {made} made, {dropped} dropped")
+                for name, count in remove_expired(engine).items():
+                    print(f"expired {name}: {count} removed")
                 return 0
             case _:
                 with transaction(engine) as connection:

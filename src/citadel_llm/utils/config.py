@@ -35,6 +35,7 @@ __all__ = [
     "Policy",
     "Probe",
     "Retry",
+    "Sessions",
     "Timeouts",
     "Tls",
     "Upstream",
@@ -225,6 +226,21 @@ class Database(_Section, frozen=True, kw_only=True):
     retry_s: Seconds = 0.5  # while it is away, it is looked for so often
 
 
+class Sessions(_Section, frozen=True, kw_only=True):
+    """What is kept of responses and conversations, where there is a database."""
+
+    store_default: bool = True  # whether a response is kept whose request does not say
+    ttl_days: Annotated[float, Meta(gt=0, le=3650)] = 30.0  # since it was last used
+    max_items: Annotated[int, Meta(ge=1, le=100_000)] = 1000  # of a conversation, and put before a request's input
+    max_bytes: Annotated[int, Meta(ge=1024, le=64 << 20)] = 4 << 20  # the same in bytes
+    max_item_bytes: Annotated[int, Meta(ge=1024, le=64 << 20)] = 1 << 20  # of one item
+
+    @property
+    def ttl_s(self) -> float:
+        """The same in seconds."""
+        return self.ttl_days * 86_400
+
+
 class Auth(_Section, frozen=True, kw_only=True):
     """Who may call: the keys of a file, by their SHA-256, and those of the database, where there is one."""
 
@@ -325,6 +341,7 @@ class Config(_Section, frozen=True, kw_only=True):
     cache: Cache = msgspec.field(default_factory=Cache)
     vector: Vector = msgspec.field(default_factory=Vector)
     database: Database = msgspec.field(default_factory=Database)
+    sessions: Sessions = msgspec.field(default_factory=Sessions)
     created: int = 0  # Unix seconds; not of the file's text but its age, shown in /v1/models
 
     def __post_init__(self) -> None:

@@ -30,7 +30,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
 
-from citadel_llm.integration.database.target import ON_PRIMARY, SCHEMA, Target
+from citadel_llm.integration.database.target import ON_PRIMARY, SCHEMA, DatabaseUnavailable, Target
 
 __all__ = ["Database", "DatabaseUnavailable", "Options"]
 
@@ -39,10 +39,6 @@ type Connection = psycopg.AsyncConnection[TupleRow]
 _LOOK_S = 5.0  # while it is there, it is asked so often
 _MAX_WAITING = 256  # callers for a connection; more are told at once
 _MAX_IDLE_S, _MAX_AGE_S = 300.0, 3600.0
-
-
-class DatabaseUnavailable(Exception):
-    """The database is away, or too slow; nothing is wrong with what was asked of it."""
 
 
 @dataclass(frozen=True, slots=True)

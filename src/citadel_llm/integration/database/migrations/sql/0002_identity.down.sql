@@ -5,7 +5,17 @@ drop table llm.audit_chains;
 alter table llm.audit_log drop column key_name, drop column cached;
 drop table llm.responses;
 delete from llm.messages where role is null;
-alter table llm.messages drop column type, alter column role set not null;
+-- Who has an id that another one has too; and a character that the type before does not take.
+delete from llm.messages a using llm.messages b
+  where a.id = b.id and (a.session_id, a.position) > (b.session_id, b.position);
+drop index llm.messages_by_id;
+create unique index messages_by_id on llm.messages (id);
+alter table llm.messages
+  drop column type,
+  drop column bytes,
+  alter column role set not null,
+  alter column content type jsonb using cast(replace(cast(content as text), '\u0000', '') as jsonb);
+alter table llm.sessions drop column next_position, drop column items, drop column bytes;
 drop trigger identity_changed on llm.budgets;
 drop trigger identity_changed on llm.user_roles;
 drop trigger identity_changed on llm.grants;

@@ -58,21 +58,36 @@ create trigger identity_changed after insert or delete or update on llm.budgets
 
 -- Conversations -------------------------------------------------------------------------------------------------------
 
--- An item is a message, or a call of a function, its output, what a model thought: `content` is all of it.
+-- An item is a message, or a call of a function, its output, what a model thought: `content` is all of it. As `json` it
+-- is kept as it was written; nothing here looks into it, and `jsonb` would refuse some of what JSON allows. `items` and
+-- `bytes` are sums, kept with each change, so that what is too much is known without reading it.
+alter table llm.sessions
+  add column next_position integer not null default 0 check (next_position >= 0),
+  add column items integer not null default 0 check (items >= 0),
+  add column bytes bigint not null default 0 check (bytes >= 0);
 alter table llm.messages
   alter column role drop not null,
-  add column type text not null default 'message' check (length(type) between 1 and 64);
+  alter column content type json using cast(content as json),
+  add column type text not null default 'message' check (length(type) between 1 and 64),
+  add column bytes integer not null default 0 check (bytes >= 0);
+-- An item's id may be its engine's, and is looked for in its conversation alone.
+drop index llm.messages_by_id;
+create unique index messages_by_id on llm.messages (session_id, id);
 
--- An answer of /v1/responses that was kept. `input` is what this request added, not what went before it.
+-- An answer of /v1/responses that was kept. `input` is what this request added, not what went before it: that is in
+-- the answer `previous_id`, or in the items of the conversation before `session_position`. `body` has no output.
 create table llm.responses (
   id text primary key check (length(id) between 1 and 128),
   user_id uuid not null references llm.users (id) on delete cascade,
   session_id text references llm.sessions (id) on delete set null,
+  session_position integer check (session_position >= 0),
   previous_id text,
   model text not null,
-  input jsonb not null,
-  output jsonb not null,
-  body jsonb not null,
+  input json not null,
+  output json not null,
+  body json not null,
+  items integer not null check (items >= 0),
+  bytes integer not null check (bytes >= 0),
   request_id text,
   created_at timestamptz not null default now(),
   expires_at timestamptz not null

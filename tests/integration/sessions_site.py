@@ -1,0 +1,61 @@
+"""A database of the tests' own on the lab's SQL host, its users, and the keys that are theirs."""
+
+import contextlib
+import json
+import secrets
+import uuid
+from urllib.parse import urlsplit
+
+import psycopg
+from sql_host import GATEWAY, OWNER, on_the_host
+
+from citadel_llm.integration.database import migrate
+from citadel_llm.integration.database.connection import connected
+from citadel_llm.integration.database.target import Target
+
+
+class Site:
+    """One of them."""
+
+    def __init__(self, credentials):
+        self._credentials = credentials
+        self.name = f"citadel_test_{secrets.token_hex(4)}"
+
+    def target(self, fact="database_url"):
+        """The database, by the user of that fact."""
+        url = urlsplit(self._credentials[fact])
+        return Target(url.hostname, url.port, self.name, url.username, url.password)
+
+    def sql(self, statement, *values):
+        """Its rows, as the owner."""
+        place = self.target()
+        with psycopg.connect(
+            host=place.host, port=place.port, dbname=place.database, user=place.user, password=place.password
+        ) as connection:
+            cursor = connection.execute(statement, values)
+            return cursor.fetchall() if cursor.description else []
+
+    def user(self, name):
+        """A new user's id."""
+        id = str(uuid.uuid4())
+        self.sql("insert into llm.users (id, name) values (%s, %s)", id, name)
+        return id
+
+    def settings(self, folder):
+        """What a gateway's configuration says of the database."""
+        path = folder / "database.json"
+        path.write_text(json.dumps(vars(self.target("database_gateway_url"))))
+        return {"enabled": True, "credentials_file": str(path), "retry_s": 0.1}
+
+
+@contextlib.contextmanager
+def opened(credentials):
+    """A `Site` with an empty schema of the newest revision."""
+    made = Site(credentials)
+    on_the_host("runuser", "-u", "postgres", "--", "createdb", f"--owner={OWNER}", made.name)
+    try:
+        with connected(made.target()) as engine:
+            migrate.upgrade(engine, GATEWAY)
+        yield made
+    finally:
+        on_the_host("runuser", "-u", "postgres", "--", "dropdb", "--force", made.name)
