@@ -19,6 +19,7 @@ from citadel_llm.api.middleware.asgi import App, Receive, Scope, Send
 from citadel_llm.api.middleware.context import RequestContext, install_error_handlers
 from citadel_llm.api.openapi import DESCRIPTION, install_openapi
 from citadel_llm.api.routes import health, metrics, models, responses
+from citadel_llm.api.routes.admin import audit, usage
 from citadel_llm.api.routes.completions import Completions
 from citadel_llm.api.routes.kinds import ENDPOINTS
 from citadel_llm.api.state import GatewayState
@@ -29,7 +30,7 @@ __all__ = ["Gateway", "build_fastapi"]
 def build_fastapi(state: GatewayState) -> FastAPI:
     """The application for all that is not hot."""
     app = FastAPI(title="Citadel LLM gateway", version=state.version, description=DESCRIPTION, redoc_url=None)
-    routers = [family.router(state) for family in (models, responses, health, metrics)]
+    routers = [family.router(state) for family in (models, responses, health, metrics, audit, usage)]
     for router in routers:
         app.include_router(router)
     install_error_handlers(app, [route for router in routers for route in router.routes])

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from random import Random
 
+from citadel_llm.api.audit.audit import build_audit
 from citadel_llm.api.errors import ApiError
 from citadel_llm.api.identity.principal import Principal
 from citadel_llm.api.limits.bounds import BoundsTable
@@ -55,6 +56,7 @@ class GatewayState:
         self.cache = build_cache(config.cache, metrics.cache, self._cache_changed)
         self.flights = build_flights(config.cache)
         self.database = build_database(config.database, self._database_changed)
+        self.audit = build_audit(config.audit, self.database, metrics.audit, log.event, instance=instance)
         self.sweeper = Sweeper(config.limits.retry_after_s, self._tick)
         self._gauges = [
             (model, metrics.in_flight.labels(name), metrics.queued.labels(name)) for name, model in self.models.items()
@@ -71,6 +73,8 @@ class GatewayState:
             self.cache.redis.start()
         if self.database is not None:
             await self.database.start()
+        if self.audit is not None:
+            self.audit.start()
         await self.prober.start()
 
     async def stop(self) -> None:
@@ -79,6 +83,8 @@ class GatewayState:
         await self.prober.stop()
         if self.cache is not None:
             await self.cache.redis.stop()
+        if self.audit is not None:
+            await self.audit.stop()
         if self.database is not None:
             await self.database.stop()
         for model in self.models.values():
@@ -87,12 +93,18 @@ class GatewayState:
         self.metrics.close()
 
     def identify(self, authorization: bytes | None, client: str | None) -> Principal:
-        """Whoever sent a request with this header, from this address. Raises ApiError 401."""
+        """Whoever sent a request with this header, from this address. Raises ApiError 401, 503 if nobody may ask now."""
+        audit = self.audit
         try:
-            return self.callers.identify(authorization)
+            principal = self.callers.identify(authorization)
         except ApiError as refusal:
             self.metrics.refused_caller(refusal.code)
+            if audit is not None:
+                audit.refused(refusal.code, client)
             raise
+        if audit is not None and audit.closed:
+            raise audit.refusal()
+        return principal
 
     def reload_keys(self) -> bool:
         """Read the keys again; where that fails, the old ones stay in force."""

@@ -61,6 +61,7 @@ def router(state: GatewayState) -> APIRouter:
                 "version": state.version,
                 "draining": state.draining,
                 "dependencies": dependencies(),
+                "audit": None if state.audit is None else state.audit.state,
                 "models": {name: _show_model(model) for name, model in state.models.items()},
             },
             status_code=503 if status == "down" else 200,
