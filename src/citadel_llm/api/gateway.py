@@ -20,7 +20,7 @@ from citadel_llm.api.middleware.auth import credentials_of
 from citadel_llm.api.middleware.context import RequestContext, install_error_handlers
 from citadel_llm.api.openapi import DESCRIPTION, install_openapi
 from citadel_llm.api.routes import conversation_items, conversations, feedback, health, metrics, models, responses
-from citadel_llm.api.routes.admin import budgets, data, keys, limits, roles, users
+from citadel_llm.api.routes.admin import audit, budgets, data, keys, limits, roles, usage, users
 from citadel_llm.api.routes.completions import Completions
 from citadel_llm.api.routes.kept import KeptResponses
 from citadel_llm.api.routes.kinds import ENDPOINTS
@@ -37,7 +37,7 @@ def build_fastapi(state: GatewayState) -> FastAPI:
     """The application for all that is not hot."""
     app = FastAPI(title="Citadel LLM gateway", version=state.version, description=DESCRIPTION, redoc_url=None)
     own = (models, responses, conversations, conversation_items, feedback)
-    families = (*own, users, keys, roles, limits, budgets, data, health, metrics)
+    families = (*own, users, keys, roles, limits, budgets, data, audit, usage, health, metrics)
     routers = [family.router(state) for family in families]
     for router in routers:
         app.include_router(router)

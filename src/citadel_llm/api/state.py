@@ -7,6 +7,7 @@ from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING
 
+from citadel_llm.api.audit.audit import build_audit
 from citadel_llm.api.errors import ApiError
 from citadel_llm.api.identity.build import Identity
 from citadel_llm.api.identity.principal import Principal
@@ -80,6 +81,7 @@ class GatewayState:
             log=log,
         )
         self.callers = self.identity.callers
+        self.audit = build_audit(config.audit, self.database, metrics.audit, log.event, instance=instance)
         self.sweeper = Sweeper(config.limits.retry_after_s, self._tick)
         self._gauges = [
             (model, metrics.in_flight.labels(name), metrics.queued.labels(name)) for name, model in self.models.items()
@@ -99,6 +101,8 @@ class GatewayState:
         if self.database is not None:
             await self.database.start()
             await self.identity.start()
+        if self.audit is not None:
+            self.audit.start()
         await self.prober.start()
 
     async def stop(self) -> None:
@@ -108,6 +112,8 @@ class GatewayState:
         await self.identity.stop()
         if self.cache is not None:
             await self.cache.redis.stop()
+        if self.audit is not None:
+            await self.audit.stop()
         if self.vector is not None:
             await self.vector.close()
         if self.database is not None:
@@ -118,17 +124,26 @@ class GatewayState:
         self.limiter.table.close()
         self.metrics.close()
 
-    def identify(self, authorization: bytes | None) -> Principal | None:
-        """Whoever sent a request with this header; None where that takes `verify`. Raises ApiError 401."""
+    def identify(self, authorization: bytes | None, client: str | None = None) -> Principal | None:
+        """Whoever sent a request with this header, from this address; None where that takes `verify`.
+
+        Raises ApiError 401, and 503 where nobody may ask now.
+        """
+        audit = self.audit
         try:
-            return self.callers.identify(authorization)
+            principal = self.callers.identify(authorization)
         except ApiError as refusal:
             self.metrics.refused_caller(refusal.code)
+            if audit is not None:
+                audit.refused(refusal.code, client)
             raise
+        if audit is not None and audit.closed:
+            raise audit.refusal()
+        return principal
 
     async def verify(self, authorization: bytes | None, client: str | None) -> Principal:
         """Whoever sent a request with this header, from this address. Raises ApiError 401 and 429."""
-        principal = self.identify(authorization)
+        principal = self.identify(authorization, client)
         if principal is not None:
             return principal
         assert authorization is not None  # noqa: S101 — none is refused
@@ -136,6 +151,8 @@ class GatewayState:
             return await self.callers.verify(authorization, client)
         except ApiError as refusal:
             self.metrics.refused_caller(refusal.code)
+            if self.audit is not None:
+                self.audit.refused(refusal.code, client)
             raise
 
     def reload_keys(self) -> bool:

@@ -21,6 +21,7 @@ from msgspec import Meta
 
 __all__ = [
     "AUTO",
+    "Audit",
     "Auto",
     "Balance",
     "Breaker",
@@ -241,6 +242,31 @@ class Sessions(_Section, frozen=True, kw_only=True):
         return self.ttl_days * 86_400
 
 
+class Audit(_Section, frozen=True, kw_only=True):
+    """What was done, by whom: a journal on the disk first, then the database, where there is one."""
+
+    enabled: bool = False
+    directory: str = "/opt/citadel/var/spool/audit"  # each instance has a folder in it
+    spool_bytes: Annotated[int, Meta(ge=1 << 14, le=1 << 40)] = 256 << 20  # of an instance's journal, at most
+    segment_bytes: Annotated[int, Meta(ge=1 << 12, le=1 << 30)] = 4 << 20  # its files
+    when_full: Literal["refuse", "drop"] = "refuse"  # new requests, or records
+    content: Literal["none", "hash", "full"] = "none"  # of prompts and answers
+    content_bytes: Annotated[int, Meta(ge=256, le=4 << 20)] = 64 << 10  # `full`: of a prompt, and of an answer
+    redact: list[str] = msgspec.field(default_factory=list)  # `full`: patterns beyond those that are always redacted
+    hash_key_file: str | None = None  # `hash`: what the digests are keyed with, 16 bytes or more
+
+    def __post_init__(self) -> None:
+        if self.segment_bytes * 4 > self.spool_bytes:
+            raise ValueError("Expected `spool_bytes` to hold four segments of `segment_bytes` at least")
+        for pattern in self.redact:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"`redact`: `{pattern}` is no pattern: {error}") from error
+        if self.content == "hash" and self.hash_key_file is None:
+            raise ValueError("`content: hash`: expected a `hash_key_file`")
+
+
 class Auth(_Section, frozen=True, kw_only=True):
     """Who may call: the keys of a file, by their SHA-256, and those of the database, where there is one."""
 
@@ -342,6 +368,7 @@ class Config(_Section, frozen=True, kw_only=True):
     vector: Vector = msgspec.field(default_factory=Vector)
     database: Database = msgspec.field(default_factory=Database)
     sessions: Sessions = msgspec.field(default_factory=Sessions)
+    audit: Audit = msgspec.field(default_factory=Audit)
     created: int = 0  # Unix seconds; not of the file's text but its age, shown in /v1/models
 
     def __post_init__(self) -> None:

@@ -40,7 +40,13 @@ class RequestContext:
         request_id = request_id_of(scope["headers"])
         scope["citadel.request_id"] = request_id
         status = 0
-        complete = False
+        complete = finished = False
+
+        def finish() -> None:
+            nonlocal finished
+            if not finished:
+                finished = True
+                self._finish(scope, request_id, status or 499, monotonic() - began)
 
         async def send_with_id(message: Message) -> None:
             nonlocal status, complete
@@ -52,6 +58,8 @@ class RequestContext:
                 message["headers"] = headers
             else:
                 complete = not message.get("more_body")
+                if complete:
+                    finish()  # what is answered is written down before its last bytes go out
             await send(message)
 
         try:
@@ -68,7 +76,7 @@ class RequestContext:
             elif not complete:
                 raise  # so that the server cuts the answer off
         finally:
-            self._finish(scope, request_id, status or 499, monotonic() - began)
+            finish()
 
     def _finish(self, scope: Scope, request_id: str, status: int, duration_s: float) -> None:
         route: str = getattr(scope.get("route"), "path", "")
@@ -77,6 +85,8 @@ class RequestContext:
         self._state.metrics.answered(route, "", status, duration_s)
         if status < 400 and route.startswith(_QUIET):
             return
+        if self._state.audit is not None:
+            self._state.audit.cold(scope, route, request_id, status, duration_s)
         client = scope.get("client")
         self._state.log.event(
             "info" if status < 500 else "warning",

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable
 from time import monotonic
 
+from citadel_llm.api.audit.content import Kept
 from citadel_llm.api.call import CallerGone
 from citadel_llm.api.errors import ApiError, Headers
 from citadel_llm.api.identity.principal import Principal
@@ -50,6 +51,7 @@ class Exchange:
     principal: Principal | None = None  # none yet: who asks is not known
     error: Exception | None = None  # why it failed, where it did
     finished = False  # it was counted and written down
+    kept: Kept | None = None  # what was asked and answered, where the audit log holds that
     model = ""
     engine = ""
     cache = "bypass"  # what came of looking for a kept answer

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from citadel_llm.api.audit.action import hot_action
 from citadel_llm.api.call import Call, CallerGone, Reply, TooLarge
 from citadel_llm.api.errors import ApiError, Headers, error_body, error_event
 from citadel_llm.api.identity.guard import denied
@@ -66,6 +67,7 @@ class Completions:
         self._state = state
         self._path = path
         self._endpoint = ENDPOINTS[path]
+        self._action = hot_action(path)
         self._forwarder = Forwarder(state, path)
         self._resolver = Resolver(state, interchangeable=self._endpoint.streams)
         cache = state.cache
@@ -83,7 +85,7 @@ class Completions:
         state.sweeper.active.add(exchange)
         error: Exception | None = None
         try:
-            principal = state.identify(authorization) or await state.verify(authorization, call.client)
+            principal = state.identify(authorization, call.client) or await state.verify(authorization, call.client)
             exchange.principal = principal
             exchange.caller = principal.caller
             if explain:
@@ -115,6 +117,9 @@ class Completions:
                 self._finish(exchange, call)
 
     async def _serve(self, exchange: Exchange, call: Call, body: bytes, session: bytes | None) -> None:
+        audit = self._state.audit
+        if audit is not None and audit.content is not None:
+            call = exchange.kept = audit.content.keep(call, body)
         try:
             request = _request.decode(body)
         except msgspec.ValidationError as failure:
@@ -317,6 +322,9 @@ class Completions:
             ttft = exchange.first_token_at - exchange.began
             state.metrics.first_token(exchange.model, ttft)
             ttft_ms = int(ttft * 1e6) / 1e3
+        audit, principal = state.audit, exchange.principal
+        if audit is not None and principal is not None:
+            audit.request(self._action, exchange, principal, call.client, status, duration)
         state.log.record(
             "info" if status < 500 else "warning",
             "access",

@@ -62,6 +62,7 @@ def router(state: GatewayState) -> APIRouter:
                 "version": state.version,
                 "draining": state.draining,
                 "dependencies": dependencies(),
+                "audit": None if state.audit is None else state.audit.state,
                 "models": {name: _show_model(model) for name, model in state.models.items()},
                 "vector": None if state.vector is None else state.vector.state,
             },

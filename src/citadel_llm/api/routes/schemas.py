@@ -234,6 +234,17 @@ class VectorHealth(BaseModel):
 
     up: bool | None
     breaker: Literal["closed", "half_open", "open"]
+
+
+class AuditHealth(BaseModel):
+    """The audit log's journal."""
+
+    state: Literal["ok", "waiting", "full"] = Field(
+        description="`waiting`: for the database; `full`: there is no room for more, and new requests may be refused"
+    )
+    pending: int = Field(description="Records that are not in the database yet")
+    spool_bytes: int
+    spool_limit_bytes: int
     error: str | None
 
 
@@ -247,5 +258,6 @@ class Health(BaseModel):
     dependencies: dict[str, Literal["up", "down"]] = Field(
         description="Those that are configured; while one is down, inference goes on"
     )
+    audit: AuditHealth | None = Field(None, description="Of this instance; none where nothing is audited")
     models: dict[str, ModelHealth]
     vector: VectorHealth | None  # none: turned off

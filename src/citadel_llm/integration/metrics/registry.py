@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
+from citadel_llm.integration.metrics.audit import AuditMetrics
 from citadel_llm.integration.metrics.cache import CacheCounters
 from citadel_llm.integration.metrics.tally import Distribution, Tally
 from citadel_llm.integration.metrics.vector import VectorCounters
@@ -154,6 +155,7 @@ class Metrics:
         )
         self.cache = CacheCounters(registry)
         self.vector = VectorCounters(registry)
+        self.audit = AuditMetrics(registry)
         self._answers: dict[tuple[str, str, int], tuple[Tally, Distribution]] = {}
         self._durations: dict[tuple[str, str], Distribution] = {}
         self._firsts: dict[str, Distribution] = {}

@@ -2,6 +2,9 @@ alter table llm.feedback drop constraint feedback_says_something, drop column st
 delete from llm.feedback where rating is null;
 alter table llm.feedback alter column rating set not null;
 drop table llm.audit_chains;
+drop index llm.audit_log_by_outcome;
+drop index llm.audit_log_by_kind;
+drop index llm.audit_log_by_user_name;
 alter table llm.audit_log drop column key_name, drop column cached;
 drop table llm.responses;
 delete from llm.messages where role is null;

@@ -102,11 +102,17 @@ alter table llm.audit_log
   add column key_name text,
   add column cached boolean;
 
--- How far each writer's chain has come. It is brought forward in the transaction that adds the rows: what is sent again
--- is seen to be there already.
+-- The newest first, whatever is asked for; what is rare has small indexes of its own.
+create index audit_log_by_user_name on llm.audit_log (user_name, at desc, id desc);
+create index audit_log_by_kind on llm.audit_log (kind, at desc, id desc) where kind <> 'request';
+create index audit_log_by_outcome on llm.audit_log (outcome, at desc, id desc) where outcome <> 'ok';
+
+-- How far each writer's chain has come, and up to which number of its writer's journal that was. It is brought forward
+-- in the transaction that adds the rows: what is sent again is seen to be there already.
 create table llm.audit_chains (
   chain text primary key check (length(chain) between 1 and 128),
   position bigint not null check (position >= 0),
+  taken bigint not null default 0 check (taken >= 0),
   digest bytea not null check (octet_length(digest) = 32),
   updated_at timestamptz not null default now()
 );
