@@ -93,7 +93,7 @@ class GatewayState:
         self.metrics.close()
 
     def identify(self, authorization: bytes | None, client: str | None) -> Principal:
-        """Whoever sent a request with this header, from this address. Raises ApiError 401, 503 if nobody may ask now."""
+        """Whoever sent a request with this header from there. Raises ApiError: 401; 503 if nobody may ask."""
         audit = self.audit
         try:
             principal = self.callers.identify(authorization)

@@ -14,10 +14,12 @@ __all__ = ["main"]
 DEFAULT_CONFIG = "/opt/citadel/config/citadel.yaml"
 
 _VERBS = {
+    "audit": "show what was done, by whom; verify that no row of it was changed",
     "config": "check a configuration file",
     "database": "bring the database's schema forward or back, check it",
     "gateway": "run one gateway instance",
     "status": "show what the gateway says of every model",
+    "usage": "show how much was used",
 }
 
 
