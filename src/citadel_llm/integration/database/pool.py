@@ -142,7 +142,14 @@ class Database:
 
     async def _configure(self, connection: Connection) -> None:
         limit_ms = round(self._options.timeout_s * 1000)
-        await connection.execute(f"set search_path = {SCHEMA}, pg_catalog")
-        await connection.execute(f"set statement_timeout = {limit_ms}")
-        await connection.execute("set idle_in_transaction_session_timeout = 10000")
-        await connection.commit()
+        try:
+            # A pooler takes connections while the database behind it is away, and then says nothing: without a limit,
+            # the pool's workers would wait for that for ever, and nobody would connect again.
+            async with asyncio.timeout(self._options.timeout_s):
+                await connection.execute(f"set search_path = {SCHEMA}, pg_catalog")
+                await connection.execute(f"set statement_timeout = {limit_ms}")
+                await connection.execute("set idle_in_transaction_session_timeout = 10000")
+                await connection.commit()
+        except BaseException:
+            await connection.close()
+            raise
