@@ -14,6 +14,7 @@ __all__ = ["main"]
 DEFAULT_CONFIG = "/opt/citadel/config/citadel.yaml"
 
 _VERBS = {
+    "audit": "show what was done, by whom; verify that no row of it was changed",
     "config": "check a configuration file",
     "database": "bring the database's schema forward or back, check it",
     "gateway": "run one gateway instance",
@@ -22,6 +23,7 @@ _VERBS = {
     "limits": "show and set how much keys, users, models and everyone may use",
     "roles": "list, make, change and delete roles",
     "status": "show what the gateway says of every model",
+    "usage": "show how much was used",
     "users": "list, make, change and disable users",
 }
 

@@ -300,8 +300,10 @@ class Audit:
         while True:
             up = self._database is not None and self._database.up
             if up:
-                with contextlib.suppress(DatabaseUnavailable, psycopg.Error, JournalError, OSError):
+                try:
                     await self._adopt_all()
+                except (DatabaseUnavailable, psycopg.Error, JournalError, OSError) as failure:
+                    self._tell("warning", "audit_not_adopted", error=" ".join(str(failure).split()))
             await asyncio.sleep(_ADOPT_S if up else 1.0)
 
     async def _adopt_all(self) -> None:

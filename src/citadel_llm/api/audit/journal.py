@@ -115,6 +115,7 @@ class Journal:
         self.stalled = ""  # why the disk takes nothing
         self.mark = self._recover()
         self.began_after = self.last  # what came later is of this process
+        self.known = False  # the database has been asked how far the chain has come
 
     # Opening
 
@@ -415,23 +416,26 @@ class Journal:
 
     def close(self, *, remove: bool = False) -> None:
         """Let go of it; `remove` the folder where nothing but what is done is in it."""
-        self.retry()
-        for fd in (*self._unsynced, self._fd, self._reader_fd):
-            if fd >= 0:
-                os.close(fd)
-        self._fd = self._reader_fd = -1
-        self._unsynced = []
-        if remove and self.done_to >= self.last:
-            for segment in self._segments:
-                self._remove(segment)
-            kept = {"lock", "chain", "chain.new"}
-            if all(path.name in kept for path in self.folder.iterdir()):
-                with contextlib.suppress(OSError):
-                    for name in ("chain.new", "chain", "lock"):
-                        (self.folder / name).unlink(missing_ok=True)
-                    self.folder.rmdir()
-        os.close(self._lock)
-        self._lock = -1
+        try:
+            self.retry()
+            for fd in (*self._unsynced, self._fd, self._reader_fd):
+                if fd >= 0:
+                    os.close(fd)
+            self._fd = self._reader_fd = -1
+            self._reader, self._unsynced = None, []
+            if remove and self.done_to >= self.last:
+                self._remove_folder()
+        finally:
+            os.close(self._lock)
+
+    def _remove_folder(self) -> None:
+        for segment in self._segments:
+            self._remove(segment)
+        ours = ("chain.new", "chain", "lock")
+        if all(path.name in ours for path in self.folder.iterdir()):
+            for name in ours:
+                (self.folder / name).unlink(missing_ok=True)
+            self.folder.rmdir()
 
 
 def sync(ticket: Ticket) -> None:

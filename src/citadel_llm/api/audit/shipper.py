@@ -47,7 +47,6 @@ class Shipper:
         self._metrics = metrics
         self._tell = tell
         self._place: Place | None = None  # as the last batch left it
-        self._begun = False
         self._rejected_to = 0
         self._touched: dict[str, float] = {}
         self._used: dict[str, datetime] = {}
@@ -122,12 +121,12 @@ class Shipper:
         began = monotonic()
         async with self._database.connection(_TIMEOUT_S) as connection:
             live = await table.take(connection, journal.mark.chain, journal.mark.after)
-            if not self._begun and live.taken > journal.began_after:
+            if not journal.known and live.taken > journal.began_after:
                 # The journal is an older copy of what was carried before: what it says now is not what was meant then.
                 self._tell("warning", "audit_new_chain", old=journal.mark.chain, taken=live.taken)
                 journal.begin_chain(journal.began_after)
                 live = await table.take(connection, journal.mark.chain, journal.mark.after)
-            self._begun = True
+            journal.known = True
             if made is None or live != place:
                 made = await self._make(batch, live, refusal)
             rows, lines, after = made

@@ -17,11 +17,21 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from struct import Struct
 from typing import Any, NamedTuple
-from uuid import UUID
 
 import msgspec
 
-__all__ = ["BEGIN", "COLUMNS", "Row", "address_of", "copy_line", "digest_of", "json_text", "narrowed", "row_id"]
+__all__ = [
+    "BEGIN",
+    "COLUMNS",
+    "Row",
+    "address_of",
+    "copy_line",
+    "digest_of",
+    "json_text",
+    "narrowed",
+    "row_id",
+    "stored",
+]
 
 BEGIN = bytes(32)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -69,9 +79,9 @@ def digest_of(previous: bytes, chain: str, position: int, row: Row) -> bytes:
 
 
 def row_id(chain: str, sequence: int, what: str = "") -> str:
-    """The id of a row: the same one each time for what was written under that number."""
-    found = hashlib.sha256(f"{chain}/{sequence}/{what}".encode()).digest()
-    return str(UUID(bytes=found[:16], version=8))
+    """The id of a row, a UUID of version 8: the same one each time for what was written under that number."""
+    found = hashlib.sha256(f"{chain}/{sequence}/{what}".encode()).hexdigest()
+    return f"{found[:8]}-{found[8:12]}-8{found[13:16]}-a{found[17:20]}-{found[20:32]}"
 
 
 def narrowed(value: float | None) -> float | None:

@@ -11,7 +11,6 @@ from pydantic import BaseModel, Field
 
 from citadel_llm.api.errors import ApiError
 from citadel_llm.api.identity.guard import Guard
-from citadel_llm.api.identity.principal import Principal
 from citadel_llm.api.routes.admin.asking import REFUSALS, asked
 from citadel_llm.api.routes.admin.paging import moment, packed, unpacked, uuid_or_none
 from citadel_llm.api.state import GatewayState
@@ -74,10 +73,10 @@ def router(state: GatewayState) -> APIRouter:
         summary="What was done, the newest first",
         operation_id="listAudit",
         responses=REFUSALS,
+        dependencies=[Depends(guard("audit.read"))],
         openapi_extra={"security": [{"bearer": []}]},
     )
     async def list_audit(
-        _caller: Annotated[Principal, Depends(guard("audit.read"))],
         request_id: Annotated[str | None, _TEXT] = None,
         user: Annotated[str | None, Query(max_length=256, description="A user's name or id")] = None,
         model: Annotated[str | None, _TEXT] = None,

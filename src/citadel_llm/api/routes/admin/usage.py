@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
@@ -97,9 +97,11 @@ def router(state: GatewayState) -> APIRouter:
         data = [_shown(row) for row in rows[:limit]]
         return JSONResponse({"object": "list", "period": period, "data": data, "next": following})
 
-    @routes.get("", summary="Everybody's usage", operation_id="listUsage", **documented)
+    everybodys = [Depends(guard("usage.read"))]
+    own = [Depends(guard("own-keys"))]
+
+    @routes.get("", summary="Everybody's usage", operation_id="listUsage", dependencies=everybodys, **documented)
     async def list_usage(
-        _caller: Annotated[Principal, Depends(guard("usage.read"))],
         period: _Period = "day",
         user: Annotated[str | None, Query(max_length=256, description="A user's name or id")] = None,
         model: _Model = None,
@@ -112,9 +114,9 @@ def router(state: GatewayState) -> APIRouter:
         name = user if user_id is None else None
         return await page(period, since, until, model, limit, cursor, user=name, user_id=user_id)
 
-    @routes.get("/me", summary="The caller's own usage", operation_id="listOwnUsage", **documented)
+    @routes.get("/me", summary="The caller's own usage", operation_id="listOwnUsage", dependencies=own, **documented)
     async def list_own_usage(
-        caller: Annotated[Principal, Depends(guard("own-keys"))],
+        request: Request,
         period: _Period = "day",
         model: _Model = None,
         since: _Since = None,
@@ -122,6 +124,7 @@ def router(state: GatewayState) -> APIRouter:
         limit: _Limit = 100,
         cursor: _After = None,
     ) -> JSONResponse:
+        caller: Principal = request.scope["citadel.principal"]
         if not caller.user_id:
             raise ApiError(
                 404, "no_usage", "This key is of the gateway's file: its usage is not kept apart from others'."
