@@ -31,7 +31,8 @@ NAMES = ["anna", "bert", "admin", "carl:conversations", "dora:feedback"]
 def site(credentials):
     with opened(credentials) as made:
         made.owners = {name: made.user(name) for name in NAMES}
-        made.keys = {name: f"sk-of-{secrets.token_hex(16)}" for name in [*NAMES, "file"]}
+        made.keys = {name: made.key(name, id) for name, id in made.owners.items()}
+        made.keys["file"] = f"sk-of-{secrets.token_hex(16)}"
         yield made
 
 
@@ -51,16 +52,14 @@ def talks(engine):
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def gateway(site, engine, tmp_path_factory):
     folder = tmp_path_factory.mktemp("gateway")
-    write_keys(folder / "keys.json", site.keys)
+    write_keys(folder / "keys.json", {"file": site.keys["file"]})
     async with spawned_gateway(
         folder,
         models={"phi3": {"upstreams": [engine], "max_tokens": 4096}},
-        module="owned_keys",
-        environ={"CITADEL_TEST_OWNERS": json.dumps(site.owners)},
-        database=site.settings(folder),
+        **site.settings(folder),
         sessions={"max_items": 30, "max_bytes": 65536, "max_item_bytes": 16384},
     ) as running:
-        await running.logged("database_state", up=True)
+        await running.logged("identities_read")
         yield running
 
 
