@@ -26,7 +26,9 @@ def prepared(target, folder):
     place = target("database_gateway_url")
     path = folder / "database.json"
     path.write_text(json.dumps({name: getattr(place, name) for name in Target.__dataclass_fields__}))
+    (folder / "pepper").write_text("a pepper of the tests, long enough")
     return {
+        "auth": {"pepper_file": str(folder / "pepper"), "snapshot_file": str(folder / "identity.json")},
         "database": {"enabled": True, "credentials_file": str(path), "retry_s": 0.2, "timeout_s": 2},
         "audit": {"enabled": True, "directory": str(folder / "spool")},
     }

@@ -80,7 +80,7 @@ def kept(ask):
 
     def told():
         return {
-            table: [row for (row,) in ask(f"select to_jsonb(t) from llm.{table} t order by to_jsonb(t)::text")]
+            table: [row for (row,) in ask(f"select to_json(t) from llm.{table} t order by to_json(t)::text")]
             for (table,) in ask(TABLES)
         }
 
