@@ -45,8 +45,11 @@ def citadel_config(folder: Path, engine_url: str, *, concurrency: int = 256, que
     data = {
         "auth": {"keys_file": str(keys)},
         "limits": {"concurrency": concurrency, "queue": queue},
+        "audit": {"enabled": True, "directory": str(folder / "audit")},
         "models": {MODEL: {"upstreams": [{"url": engine_url}]}},
     }
+    if credentials := os.environ.get("BENCH_DATABASE"):
+        data["database"] = {"enabled": True, "credentials_file": credentials}
     config.write_text(yaml.safe_dump(data))
     return config
 
