@@ -118,6 +118,24 @@ async def test_what_is_longer_than_the_bound_is_cut_after_it_was_redacted_and_sa
     assert found["truncated"] is True
 
 
+async def test_a_key_at_the_edge_of_what_is_looked_at_is_not_kept_in_part():
+    for length in range(4300, 4360):
+        content = Content(Audit(content="full", content_bytes=256))
+        request = json.dumps({"text": "a@b.example " * 50 + "." * (length - 600) + "sk-abcdefghijklmnop" * 20})
+        found = await kept(content, request.encode(), b"{}")
+        assert "sk-" not in found["request"]
+        assert found["truncated"] is True
+
+
+async def test_a_long_prompt_costs_no_more_than_what_is_kept_of_it():
+    content = Content(Audit(content="full", content_bytes=1024))
+    looked_at = []
+    redact = content._redaction.text
+    content._redaction.text = lambda text: looked_at.append(len(text)) or redact(text)
+    await kept(content, json.dumps({"messages": [{"content": "x" * 1000}] * 5000}).encode(), b"{}")
+    assert sum(looked_at) < 8000
+
+
 async def test_digests_are_keyed(tmp_path):
     key = tmp_path / "key"
     key.write_text("0123456789abcdef\n")
