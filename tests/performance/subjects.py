@@ -52,8 +52,11 @@ def citadel_config(folder: Path, engine_url: str, *, concurrency: int = 256, que
             "default_tokens_per_minute": 1_000_000_000_000,
             "default_concurrent_requests": 1_000_000,
         },
+        "audit": {"enabled": True, "directory": str(folder / "audit")},
         "models": {MODEL: {"upstreams": [{"url": engine_url}]}},
     }
+    if credentials := os.environ.get("BENCH_DATABASE"):
+        data["database"] = {"enabled": True, "credentials_file": credentials}
     config.write_text(yaml.safe_dump(data))
     return config
 

@@ -266,3 +266,34 @@ def test_a_certificate_of_the_hosts_own_is_renewed_by_a_timer(host, role, truste
     if not role["gateway_certificate"]:
         assert host.service("citadel-certificate.timer").is_enabled
         assert host.service("citadel-certificate.timer").is_running
+
+
+# -- the audit log ----------------------------------------------------------------------------
+
+
+def test_the_journal_of_the_audit_log_is_the_services_alone(host, site, role):
+    folder = f"{site['citadel_root']}/var/spool/audit"
+    found = host.file(folder)
+    assert (found.user, found.group, oct(found.mode)) == (site["citadel_user"], site["citadel_group"], "0o700")
+    journals = host.check_output(f"find {folder} -mindepth 1 -maxdepth 1 -type d -printf '%m %u %f\\n'").splitlines()
+    assert journals, "every instance has one"
+    assert {tuple(line.split()[:2]) for line in journals} == {("700", site["citadel_user"])}
+
+
+def test_a_request_is_in_the_audit_log_a_moment_later_and_what_was_said_is_not(caller, client, writers):
+    model = writers[0]["name"]
+    named = f"audit-{uuid.uuid4()}"
+    answer = caller.post("/v1/chat/completions", json=completion(model), headers={"x-request-id": named})
+    assert answer.status_code == 200, answer.text
+    end = time.monotonic() + 15
+    while not (rows := caller.get("/admin/v1/audit", params={"request_id": named}).json()["data"]):
+        assert time.monotonic() < end, client.get("/health").json()["audit"]
+        time.sleep(0.1)
+    (row,) = rows
+    assert (row["kind"], row["action"], row["model"], row["outcome"]) == ("request", "chat.completions", model, "ok")
+    assert row["completion_tokens"] == answer.json()["usage"]["completion_tokens"]
+    assert (row["content_policy"], row["content"]) == ("none", None)
+
+
+def test_nobody_unknown_reads_the_audit_log(client):
+    assert client.get("/admin/v1/audit").status_code == 401

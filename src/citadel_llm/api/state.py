@@ -202,6 +202,8 @@ class GatewayState:
         for model, in_flight, queued in self._gauges:
             in_flight.set(model.in_flight)
             queued.set(model.admission.waiting)
+        if self.audit is not None:
+            self.audit.publish()
         self.metrics.flush()
 
     def _tick(self) -> None:

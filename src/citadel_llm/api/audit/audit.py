@@ -293,7 +293,6 @@ class Audit:
                 self.tell_refused()
             if self._no_room or self.journal.full:
                 self._look()
-            self.publish()
 
     async def _adopt(self) -> None:
         """Carry away what instances that are gone have left."""

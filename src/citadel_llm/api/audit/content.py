@@ -25,6 +25,8 @@ from citadel_llm.utils.config import Audit, ConfigError
 __all__ = ["Content", "Kept"]
 
 _MIN_KEY_BYTES = 16
+_EDGE = 4096  # of a text that is cut
+_MEMBER = 4  # what an entry costs beside its text, about
 _MOST = 4 << 20  # of an answer, whatever the policy keeps of it: more is not looked at
 
 
@@ -115,12 +117,48 @@ class Content:
 
     def _shown(self, value: Any) -> tuple[Any, bool]:
         """Redacted, and within the bound: as the JSON that it is, or the beginning of its text."""
-        redacted = self._redaction.value(value)
+        # What will not be kept is not looked at. The edge of what was is not kept: half a key looks like none.
+        room = _Room(self._bytes + _EDGE)
+        redacted = self._redaction.value(room.take(value))
         text = redacted if isinstance(redacted, str) else orjson.dumps(redacted).decode()
         data = text.encode("utf-8", "replace")
-        if len(data) <= self._bytes:
+        most = min(self._bytes, len(data) - _EDGE) if room.left < 0 else self._bytes
+        if room.left >= 0 and len(data) <= most:
             return redacted, False
-        return data[: self._bytes].decode("utf-8", "ignore"), True
+        return data[: max(0, most)].decode("utf-8", "ignore"), True
+
+
+class _Room:
+    """So many characters of a value's texts, from its beginning on."""
+
+    def __init__(self, characters: int) -> None:
+        self.left = characters  # below 0: there was more
+
+    def take(self, value: Any) -> Any:
+        """The value, as far as there is room."""
+        match value:
+            case str():
+                taken = value[: max(0, self.left)]
+                self.left -= len(value)
+                return taken
+            case dict():
+                taken_items = {}
+                for name, entry in value.items():
+                    if self.left < 0:
+                        break
+                    self.left -= len(name) + _MEMBER
+                    taken_items[name] = self.take(entry)
+                return taken_items
+            case list():
+                taken_list = []
+                for entry in value:
+                    if self.left < 0:
+                        break
+                    self.left -= _MEMBER
+                    taken_list.append(self.take(entry))
+                return taken_list
+            case _:
+                return value
 
 
 def _parsed(data: bytes) -> Any:

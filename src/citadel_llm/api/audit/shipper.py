@@ -47,7 +47,7 @@ class Shipper:
         self._metrics = metrics
         self._tell = tell
         self._place: Place | None = None  # as the last batch left it
-        self._rejected_to = 0
+        self._rejected: set[int] = set()  # of the batch that is carried
         self._touched: dict[str, float] = {}
         self._used: dict[str, datetime] = {}
         self.error = ""  # why nothing is carried
@@ -135,6 +135,7 @@ class Shipper:
                 await usage.add(connection, rows)
         self._place = after
         journal.done(batch[-1].sequence, sum(e.size_bytes for e in batch if e.sequence > journal.done_to))
+        self._rejected.difference_update([entry.sequence for entry in batch] if self._rejected else ())
         self._metrics.wrote(len(rows), monotonic() - began)
         if self.error:
             self.error = ""
@@ -176,8 +177,8 @@ class Shipper:
 
     def _reject(self, chain: str, entry: Entry, record: Record | None, why: str) -> Row:
         """Put the record aside; the row that tells so."""
-        if entry.sequence > self._rejected_to:  # else it was, and its row did not get there
-            self._rejected_to = entry.sequence
+        if entry.sequence not in self._rejected:  # else its row did not get there the last time
+            self._rejected.add(entry.sequence)
             self._keep(chain, entry, record, why)
         return _note(chain, entry.sequence, "audit.rejected", {"sequence": entry.sequence, "why": why[:500]})
 
