@@ -61,7 +61,7 @@ insert into llm.messages (session_id, position, id, role, type, content) values
   ('conv_1', 2, 'fc_2', null, 'function_call', '{{"name": "f"}}');
 insert into llm.responses (id, user_id, session_id, session_position, previous_id, model, input, output, body, items,
     bytes, request_id, expires_at) values
-  ('resp_1', '{ANNA}', 'conv_1', 0, null, 'mixtral', '[]', '[]', '{{"a": 1.50,  "b": "\\u0000"}}', 0, 1, 'req-1',
+  ('resp_1', '{ANNA}', 'conv_1', 0, null, 'mixtral', '[]', '[]', '{{"a": 1.50}}', 0, 1, 'req-1',
    now() + interval '1 day');
 insert into llm.audit_log (at, id, chain, position, previous_digest, digest, kind, action, request_id, outcome,
     key_name, cached) values
