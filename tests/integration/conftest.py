@@ -3,19 +3,12 @@
 import json
 import os
 import re
-import secrets
 import subprocess
 import urllib.request
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import openai
-import psycopg
 import pytest
-from sql_host import OWNER, on_the_host
-
-from citadel_llm.integration.database.connection import connected
-from citadel_llm.integration.database.target import Target
 
 REPO = Path(__file__).resolve().parents[2]
 HOST = "hx-llm-server-01"
@@ -93,48 +86,6 @@ def on_host():
         return done.stdout
 
     return told
-
-
-@pytest.fixture
-def database():
-    """An empty database of the owner's, on the lab's SQL host."""
-    name = f"citadel_test_{secrets.token_hex(4)}"
-    on_the_host("runuser", "-u", "postgres", "--", "createdb", f"--owner={OWNER}", name)
-    yield name
-    on_the_host("runuser", "-u", "postgres", "--", "dropdb", "--force", name)
-
-
-@pytest.fixture
-def target(credentials, database):
-    """`target(fact)`: the database, by the user of that fact."""
-
-    def made(fact="database_url"):
-        url = urlsplit(credentials[fact])
-        return Target(url.hostname, url.port, database, url.username, url.password)
-
-    return made
-
-
-@pytest.fixture
-def engine(target):
-    """The owner's engine for it."""
-    with connected(target()) as made:
-        yield made
-
-
-@pytest.fixture
-def ask(target):
-    """`ask(statement, fact)`: its rows, in a transaction of its own."""
-
-    def asked(statement, fact="database_url"):
-        place = target(fact)
-        with psycopg.connect(
-            host=place.host, port=place.port, dbname=place.database, user=place.user, password=place.password
-        ) as connection:
-            cursor = connection.execute(statement)
-            return cursor.fetchall() if cursor.description else []
-
-    return asked
 
 
 @pytest.fixture

@@ -6,16 +6,11 @@ import asyncio
 from collections.abc import Callable
 from random import Random
 
-from citadel_llm.api.errors import ApiError
-from citadel_llm.api.identity.principal import Principal
-from citadel_llm.api.limits.bounds import BoundsTable
-from citadel_llm.api.middleware.auth import Authenticator
 from citadel_llm.api.middleware.exchange import Sweeper
 from citadel_llm.api.upstream.engine import Engine
 from citadel_llm.api.upstream.model import ServedModel, build_models
 from citadel_llm.api.upstream.prober import Prober
 from citadel_llm.integration.cache.build import build_cache, build_flights
-from citadel_llm.integration.database.build import build_database
 from citadel_llm.integration.metrics import Metrics
 from citadel_llm.utils.config import Config, ConfigError
 from citadel_llm.utils.keys import KeyRing
@@ -45,8 +40,7 @@ class GatewayState:
         self.instance = instance
         self.version = version
         self.draining = False  # this instance is about to stop: callers are told to reconnect
-        self.callers = Authenticator(load_keyring())
-        self.bounds: BoundsTable = {}
+        self.keys = load_keyring()
         self._load_keyring = load_keyring
         self._loop = asyncio.get_running_loop()
         self.rng = rng or Random()  # noqa: S311 — chooses replicas, not secrets
@@ -54,7 +48,6 @@ class GatewayState:
         self.prober = Prober(self.models.values(), config.probe, self._engine_changed)
         self.cache = build_cache(config.cache, metrics.cache, self._cache_changed)
         self.flights = build_flights(config.cache)
-        self.database = build_database(config.database, self._database_changed)
         self.sweeper = Sweeper(config.limits.retry_after_s, self._tick)
         self._gauges = [
             (model, metrics.in_flight.labels(name), metrics.queued.labels(name)) for name, model in self.models.items()
@@ -69,8 +62,6 @@ class GatewayState:
         self.sweeper.start(self._loop)
         if self.cache is not None:
             self.cache.redis.start()
-        if self.database is not None:
-            await self.database.start()
         await self.prober.start()
 
     async def stop(self) -> None:
@@ -79,29 +70,19 @@ class GatewayState:
         await self.prober.stop()
         if self.cache is not None:
             await self.cache.redis.stop()
-        if self.database is not None:
-            await self.database.stop()
         for model in self.models.values():
             for engine in model.engines:
                 engine.close_idle()
         self.metrics.close()
 
-    def identify(self, authorization: bytes | None, client: str | None) -> Principal:
-        """Whoever sent a request with this header, from this address. Raises ApiError 401."""
-        try:
-            return self.callers.identify(authorization)
-        except ApiError as refusal:
-            self.metrics.refused_caller(refusal.code)
-            raise
-
     def reload_keys(self) -> bool:
         """Read the keys again; where that fails, the old ones stay in force."""
         try:
-            self.callers = Authenticator(self._load_keyring())
+            self.keys = self._load_keyring()
         except ConfigError as error:
             self.log.event("error", "keys_not_reloaded", message=str(error))
             return False
-        self.log.event("info", "keys_reloaded", count=len(self.callers))
+        self.log.event("info", "keys_reloaded", count=len(self.keys))
         return True
 
     def engine_failed(self, model: ServedModel, engine: Engine, error: str) -> None:
@@ -122,10 +103,6 @@ class GatewayState:
     def _cache_changed(self, up: bool, reason: str) -> None:
         self.metrics.cache.up.set(int(up))
         self.log.event("info" if up else "warning", "cache_state", up=up, error=reason or None)
-
-    def _database_changed(self, up: bool, reason: str) -> None:
-        self.metrics.database_up.set(int(up))
-        self.log.event("info" if up else "warning", "database_state", up=up, error=reason or None)
 
     def publish(self) -> None:
         """Bring the metrics up to date."""

@@ -27,7 +27,6 @@ __all__ = [
     "Cache",
     "Config",
     "ConfigError",
-    "Database",
     "Ejection",
     "Feature",
     "Limits",
@@ -172,20 +171,10 @@ class Cache(_Section, frozen=True, kw_only=True):
     single_flight: bool = True  # identical requests at the same time are answered by one call
 
 
-class Database(_Section, frozen=True, kw_only=True):
-    """PostgreSQL, through Pgpool-II: users and keys, conversations, the audit log."""
-
-    enabled: bool = False
-    credentials_file: str = "/opt/citadel/config/secrets/database-gateway.json"
-    connections: Annotated[int, Meta(ge=1, le=64)] = 4  # of one instance, at most
-    timeout_s: Seconds = 2.0  # for a connection, and for a statement; who waits for it is told then
-    retry_s: Seconds = 0.5  # while it is away, it is looked for so often
-
-
 class Auth(_Section, frozen=True, kw_only=True):
-    """Who may call. A file holds SHA-256 digests of keys, never keys; the database, where there is one, has others."""
+    """Who may call. The file holds SHA-256 digests of the keys, never keys."""
 
-    keys_file: str | None = None
+    keys_file: str
     public_model_list: bool = True
 
 
@@ -276,7 +265,6 @@ class Config(_Section, frozen=True, kw_only=True):
     auto: Auto = msgspec.field(default_factory=Auto)
     aliases: dict[str, str] = msgspec.field(default_factory=dict)  # other names of models
     cache: Cache = msgspec.field(default_factory=Cache)
-    database: Database = msgspec.field(default_factory=Database)
     created: int = 0  # Unix seconds; not of the file's text but its age, shown in /v1/models
 
     def __post_init__(self) -> None:
@@ -290,8 +278,6 @@ class Config(_Section, frozen=True, kw_only=True):
         for name, model in self.models.items():
             self._check_fallback(name, model)
         self._check_aliases()
-        if self.auth.keys_file is None and not self.database.enabled:
-            raise ValueError("Expected `auth.keys_file`, or a `database`, that says who may call")
 
     def _check_fallback(self, name: str, model: Model) -> None:
         for other in model.fallback:

@@ -21,7 +21,7 @@ class _Entry(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class KeyRing:
-    """Finds the caller's name for a key of the file."""
+    """Finds the caller's name for a key."""
 
     def __init__(self, entries: list[tuple[str, bytes]]) -> None:
         """`entries` are pairs of a name and a digest of 32 bytes."""

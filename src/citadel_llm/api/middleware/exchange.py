@@ -12,7 +12,6 @@ from time import monotonic
 
 from citadel_llm.api.call import CallerGone
 from citadel_llm.api.errors import ApiError, Headers
-from citadel_llm.api.identity.principal import Principal
 from citadel_llm.api.routing.explain import Explanation
 from citadel_llm.utils.config import Timeouts
 
@@ -46,9 +45,6 @@ class Exchange:
     deadline_ms = 0  # the caller's own, if it set one that is shorter than ours
     failure: Exception | None = None
     caller = ""
-    principal: Principal | None = None  # none yet: who asks is not known
-    error: Exception | None = None  # why it failed, where it did
-    finished = False  # it was counted and written down
     model = ""
     engine = ""
     cache = "bypass"  # what came of looking for a kept answer
@@ -86,8 +82,7 @@ class Exchange:
     def detached(self, timeouts: Timeouts) -> Exchange:
         """The same request, for work in the current task that may outlive its caller."""
         other = Exchange(self.request_id, monotonic(), timeouts)
-        other.caller, other.principal = self.caller, self.principal
-        other.model, other.stream = self.model, self.stream
+        other.caller, other.model, other.stream = self.caller, self.model, self.stream
         other.given_id = self.given_id
         return other
 

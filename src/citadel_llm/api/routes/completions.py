@@ -17,6 +17,7 @@ import msgspec
 
 from citadel_llm.api.call import Call, CallerGone, Reply, TooLarge
 from citadel_llm.api.errors import ApiError, Headers, error_body, error_event
+from citadel_llm.api.middleware.auth import authenticate
 from citadel_llm.api.middleware.correlation import new_request_id, sane_request_id
 from citadel_llm.api.middleware.exchange import Exchange, Phase
 from citadel_llm.api.routes.cached import CachedAnswers
@@ -70,13 +71,10 @@ class Completions:
         call.exchange = exchange = Exchange(request_id or new_request_id(), monotonic(), state.config.timeouts)
         if request_id is not None:
             exchange.given_id = True
-        # What is answered is written down before its last bytes go out, so that no answer is ever without its record.
-        call.before_end = partial(self._finish, exchange, call)
         state.sweeper.active.add(exchange)
         error: Exception | None = None
         try:
-            exchange.principal = principal = state.identify(authorization, call.client)
-            exchange.caller = principal.caller
+            exchange.caller = authenticate(state.keys, authorization)
             if explain:
                 exchange.explanation = Explanation()
             if deadline is not None:
@@ -98,12 +96,11 @@ class Completions:
         finally:
             state.sweeper.active.discard(exchange)
             exchange.close()
-            exchange.error = error
             try:
                 if error is not None:
                     await self._fail(exchange, error, call)
             finally:
-                self._finish(exchange, call)
+                self._finish(exchange, call, error)
 
     async def _serve(self, exchange: Exchange, call: Call, body: bytes, session: bytes | None) -> None:
         try:
@@ -227,10 +224,10 @@ class Completions:
         if exchange.started:
             # The status line has gone out: a stream gets an error event, unless its length was promised,
             # and anything else is cut off, which the server does with an answer that is left incomplete.
-            exchange.status = error.status
             if exchange.takes_events:
                 event = error_event(error, exchange.request_id, named=self._endpoint.named_events)
                 await reply.end(event)
+            exchange.status = error.status
             return
         exchange.status = error.status
         body = error_body(error, exchange.request_id)
@@ -257,12 +254,8 @@ class Completions:
             500, "internal_error", "Something went wrong inside the gateway; its log names this request_id."
         )
 
-    def _finish(self, exchange: Exchange, call: Call) -> None:
-        """Count it and write it down, once."""
-        if exchange.finished:
-            return
-        exchange.finished = True
-        state, error = self._state, exchange.error
+    def _finish(self, exchange: Exchange, call: Call, error: Exception | None) -> None:
+        state = self._state
         duration = monotonic() - exchange.began
         status = exchange.status or 499
         state.metrics.answered(self._path, exchange.model, status, duration)

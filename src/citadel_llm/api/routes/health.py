@@ -23,10 +23,6 @@ def router(state: GatewayState) -> APIRouter:
         up = [model.state is State.UP for model in state.models.values()]
         return "ok" if all(up) else "degraded" if any(up) else "down"
 
-    def dependencies() -> dict[str, str]:
-        found = {"cache": state.cache.redis if state.cache is not None else None, "database": state.database}
-        return {name: "up" if peer.up else "down" for name, peer in found.items() if peer is not None}
-
     @routes.get("/live", response_model=Live, summary="This instance answers")
     async def live() -> JSONResponse:
         return JSONResponse({"status": "ok", "instance": state.instance, "version": state.version})
@@ -60,7 +56,6 @@ def router(state: GatewayState) -> APIRouter:
                 "instance": state.instance,
                 "version": state.version,
                 "draining": state.draining,
-                "dependencies": dependencies(),
                 "models": {name: _show_model(model) for name, model in state.models.items()},
             },
             status_code=503 if status == "down" else 200,

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from citadel_llm.api.identity.guard import Guard
+from citadel_llm.api.middleware.auth import authenticate
 from citadel_llm.api.routes.resolve import unknown_model
 from citadel_llm.api.routes.schemas import ErrorBody, ModelList, ModelObject
 from citadel_llm.api.state import GatewayState
@@ -23,13 +23,12 @@ def router(state: GatewayState) -> APIRouter:
     keys: list[dict[str, list[str]]] = [{"bearer": []}, *([{}] if state.config.auth.public_model_list else [])]
     security = {"security": keys}
 
-    guard = Guard(state)
-
-    async def admit(request: Request) -> None:
+    def admit(request: Request) -> None:
         # A key that is given must be right even where none is needed, so that a client which
         # lists the models to try its key learns the truth about it.
-        if "authorization" in request.headers or not state.config.auth.public_model_list:
-            await guard.identify(request)
+        key = request.headers.get("authorization")
+        if key is not None or not state.config.auth.public_model_list:
+            authenticate(state.keys, key.encode("latin-1") if key is not None else None)
 
     def show(model: ServedModel) -> dict[str, Any]:
         return {
@@ -64,7 +63,7 @@ def router(state: GatewayState) -> APIRouter:
         openapi_extra=security,
     )
     async def list_models(request: Request) -> JSONResponse:
-        await admit(request)
+        admit(request)
         return JSONResponse({"object": "list", "data": [show(model) for model in state.models.values()]})
 
     @routes.get(
@@ -75,7 +74,7 @@ def router(state: GatewayState) -> APIRouter:
         openapi_extra=security,
     )
     async def get_model(model_id: str, request: Request) -> JSONResponse:
-        await admit(request)
+        admit(request)
         name = state.config.aliases.get(model_id, model_id)
         sized = [
             model

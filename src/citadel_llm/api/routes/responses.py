@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
 from citadel_llm.api.errors import ApiError
-from citadel_llm.api.identity.guard import Guard
+from citadel_llm.api.middleware.auth import authenticate
 from citadel_llm.api.routes.schemas import ErrorBody
 from citadel_llm.api.state import GatewayState
 
@@ -26,10 +26,9 @@ def router(state: GatewayState) -> APIRouter:
     """The endpoints of this family."""
     routes = APIRouter(prefix="/v1/responses/{response_id}", tags=["inference"])
 
-    guard = Guard(state)
-
-    async def refuse(response_id: str, request: Request) -> JSONResponse:
-        await guard.identify(request)
+    def refuse(response_id: str, request: Request) -> JSONResponse:
+        key = request.headers.get("authorization")
+        authenticate(state.keys, key.encode("latin-1") if key is not None else None)
         raise ApiError(
             404,
             "response_not_found",

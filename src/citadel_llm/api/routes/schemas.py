@@ -236,7 +236,4 @@ class Health(BaseModel):
     instance: str
     version: str
     draining: bool
-    dependencies: dict[str, Literal["up", "down"]] = Field(
-        description="Those that are configured; while one is down, inference goes on"
-    )
     models: dict[str, ModelHealth]

@@ -8,11 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ON_PRIMARY", "SCHEMA", "DatabaseError", "Target", "load_target"]
+__all__ = ["SCHEMA", "DatabaseError", "Target", "load_target"]
 
 SCHEMA = "llm"
-# Pgpool-II sends no statement that begins with this to a standby, where what was just written might not be yet.
-ON_PRIMARY = "/*NO LOAD BALANCE*/ "
 
 
 class DatabaseError(Exception):

@@ -77,12 +77,6 @@ class Metrics:
             ["model", "reason"],
             registry=registry,
         )
-        self._refused_callers = Counter(
-            "citadel_refused",
-            "Requests without a key, or with one that is not known here",
-            ["reason"],
-            registry=registry,
-        )
         self._queue_wait = Histogram(
             f"{_PREFIX}_queue_wait_seconds",
             "How long those requests waited for a place that had to",
@@ -130,12 +124,6 @@ class Metrics:
             f"{_PREFIX}_engine_up",
             "1 where new requests may be sent to the engine; the least that any instance says",
             ["model", "engine"],
-            registry=registry,
-            multiprocess_mode="livemin",
-        )
-        self.database_up = Gauge(
-            "citadel_database_up",
-            "1 where the database answers; the least that any instance says",
             registry=registry,
             multiprocess_mode="livemin",
         )
@@ -188,10 +176,6 @@ class Metrics:
     def refused(self, model: str, reason: str) -> None:
         """Count a request that was not admitted; `reason` is one of the admission's."""
         self._refusals.labels(model, reason).inc()
-
-    def refused_caller(self, reason: str) -> None:
-        """Count a request that came from nobody known; `reason` is the refusal's code."""
-        self._refused_callers.labels(reason).inc()
 
     def queue_waited(self, model: str, seconds: float) -> None:
         """Note how long a request waited for its place."""
