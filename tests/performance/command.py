@@ -106,8 +106,7 @@ def main(words: list[str]) -> int:
         f"A request of 200 bytes, an answer of 618; closed loop at {', '.join(map(str, CONNECTIONS))} connections, "
         f"{plan.load_s:g} s each; streams of 100 chunks, 2 ms apart.",
         "Ours with keys, limits, an audit journal on the disk, metrics in files, and its JSON log to /dev/null; "
-        "LiteLLM with a master key; "
-        "the routers without keys and with `--log-level error`.",
+        "LiteLLM with a master key; the routers without keys and with `--log-level error`.",
         f"Load when the run began, over one minute: {machine.LOAD_AT_START:.1f}; the run took "
         f"{(time.monotonic() - began) / 60:.1f} minutes.",
     ]
