@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from citadel_llm.api.audit.audit import build_audit
 from citadel_llm.api.errors import ApiError
+from citadel_llm.api.files.build import build_files
 from citadel_llm.api.identity.build import Identity
 from citadel_llm.api.identity.principal import Principal
 from citadel_llm.api.limits.bounds import BoundsTable
@@ -82,6 +83,7 @@ class GatewayState:
         )
         self.callers = self.identity.callers
         self.audit = build_audit(config.audit, self.database, metrics.audit, log.event, instance=instance)
+        self.files = build_files(self)
         self.sweeper = Sweeper(config.limits.retry_after_s, self._tick)
         self._gauges = [
             (model, metrics.in_flight.labels(name), metrics.queued.labels(name)) for name, model in self.models.items()
@@ -104,9 +106,13 @@ class GatewayState:
         if self.audit is not None:
             self.audit.start()
         await self.prober.start()
+        if self.files is not None:
+            await self.files.start()
 
     async def stop(self) -> None:
         """End the watching and close what is open."""
+        if self.files is not None:
+            await self.files.stop()
         self.sweeper.stop()
         await self.prober.stop()
         await self.identity.stop()

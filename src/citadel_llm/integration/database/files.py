@@ -33,7 +33,7 @@ class File(NamedTuple):
     user_id: str
     filename: str
     purpose: str
-    bytes: int
+    size_bytes: int
     digest: bytes
     created_at: int = 0
     expires_at: int | None = None
@@ -77,14 +77,13 @@ USED: Final = (
 )
 ADD: Final = (
     f"{ON_PRIMARY}insert into llm.files (id, user_id, filename, purpose, bytes, digest, expires_at) values "
-    "(%(id)s, %(user)s, %(filename)s, %(purpose)s, %(bytes)s, %(digest)s, "
+    "(%(id)s, %(user)s, %(filename)s, %(purpose)s, %(size_bytes)s, %(digest)s, "
     f"now() + make_interval(secs => %(ttl_s)s)) returning {_COLUMNS}"
 )
 GET: Final = f"{ON_PRIMARY}select {_COLUMNS} from llm.files where id = %(id)s and {LIVE}"
 MANY: Final = f"{ON_PRIMARY}select {_COLUMNS} from llm.files where id = any(%(ids)s) and {LIVE}"
 LIST: Final = (
-    f"{ON_PRIMARY}select {_COLUMNS} from llm.files where {LIVE} "
-    "and (%(purpose)s = '' or purpose = %(purpose)s)"
+    f"{ON_PRIMARY}select {_COLUMNS} from llm.files where {LIVE} and (%(purpose)s = '' or purpose = %(purpose)s)"
 )
 TAKE_OUT: Final = (
     f"{ON_PRIMARY}update llm.vector_store_files set status = 'deleting', try_at = now() "
@@ -93,7 +92,8 @@ TAKE_OUT: Final = (
 DELETE: Final = f"{ON_PRIMARY}delete from llm.files where id = %(id)s and user_id = %(user)s returning digest"
 HELD: Final = f"{ON_PRIMARY}select exists (select from llm.files where digest = %(digest)s)"
 EXPIRED: Final = (
-    f"{ON_PRIMARY}select id, cast(user_id as text) from llm.files where expires_at <= now() order by expires_at limit 100"
+    f"{ON_PRIMARY}select id, cast(user_id as text) from llm.files "
+    "where expires_at <= now() order by expires_at limit 100"
 )
 
 
@@ -124,9 +124,9 @@ class Files:
             count, own, everybodys = (int(value) for value in row)
             if count >= most[0]:
                 raise QuotaExceeded(f"A user may have {most[0]} files here; delete some first.")
-            if own + new.bytes > most[1]:
+            if own + new.size_bytes > most[1]:
                 raise QuotaExceeded(f"A user's files may have {most[1]} bytes here; {own} are used.")
-            if everybodys + new.bytes > most[2]:
+            if everybodys + new.size_bytes > most[2]:
                 raise QuotaExceeded("This server has no room for more files.")
             await place()
             values = {**new._asdict(), "user": new.user_id, "ttl_s": ttl_s}
@@ -145,7 +145,7 @@ class Files:
             rows = await (await connection.execute(MANY, {"ids": ids, "user": user_id})).fetchall()
         return {row[0]: File(*row) for row in rows}
 
-    async def list(self, user_id: str, page: Page, purpose: str = "") -> list[File]:
+    async def page(self, user_id: str, page: Page, purpose: str = "") -> list[File]:
         """A page of the user's."""
         values: dict[str, Any] = {"user": user_id, "purpose": purpose, **page._asdict()}
         async with self._database.connection() as connection:

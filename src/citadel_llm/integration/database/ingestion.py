@@ -7,6 +7,8 @@
 Everything raises DatabaseUnavailable.
 """
 
+# ruff: noqa: S608 — only constants go into the statements
+
 from __future__ import annotations
 
 import uuid
@@ -47,7 +49,8 @@ class Job(NamedTuple):
 # Deletions first: they are quick. Then whoever has waited longest, one user's after another's by chance of the time.
 CLAIM: Final = f"""{ON_PRIMARY}with chosen as (
   select store_id, file_id from llm.vector_store_files
-  where (status in ('in_progress', 'deleting') or (dirty and status in ('cancelled', 'failed'))) and try_at <= now() and (lease_until is null or lease_until <= now())
+  where (status in ('in_progress', 'deleting') or (dirty and status in ('cancelled', 'failed'))) and try_at <= now()
+    and (lease_until is null or lease_until <= now())
   order by status <> 'in_progress' desc, try_at, created_at limit 1 for update skip locked
 ), taken as (
   update llm.vector_store_files f set lease = %(lease)s, lease_until = now() + make_interval(secs => %(lease_s)s),
@@ -55,8 +58,9 @@ CLAIM: Final = f"""{ON_PRIMARY}with chosen as (
   from chosen c where f.store_id = c.store_id and f.file_id = c.file_id returning f.*
 )
 select t.store_id, t.file_id, cast(t.user_id as text), t.status, t.attributes, t.max_tokens, t.overlap_tokens,
-  t.chunks_done, t.attempts, t.generation, cast(extract(epoch from t.created_at) as bigint), s.model, n.filename, n.digest
-from taken t join llm.vector_stores s on s.id = t.store_id left join llm.files n on n.id = t.file_id"""  # noqa: S608
+  t.chunks_done, t.attempts, t.generation, cast(extract(epoch from t.created_at) as bigint), s.model,
+  n.filename, n.digest
+from taken t join llm.vector_stores s on s.id = t.store_id left join llm.files n on n.id = t.file_id"""
 _MINE = (
     "where store_id = %(store)s and file_id = %(file)s and lease = %(lease)s and generation = %(generation)s "
     "and status = %(status)s"
@@ -82,9 +86,10 @@ GIVE_BACK: Final = (
     "where store_id = %(store)s and file_id = %(file)s and lease = %(lease)s"
 )
 CLEANED: Final = (
-    f"{ON_PRIMARY}update llm.vector_store_files set dirty = false, chunks_done = 0, lease = null, lease_until = null {_MINE}"
+    f"{ON_PRIMARY}update llm.vector_store_files set dirty = false, chunks_done = 0, lease = null, "
+    f"lease_until = null {_MINE}"
 )
-REMOVED: Final = f"{ON_PRIMARY}delete from llm.vector_store_files {_MINE}"  # noqa: S608
+REMOVED: Final = f"{ON_PRIMARY}delete from llm.vector_store_files {_MINE}"
 # Stores that nobody sees any more, or that were not used for as long as they were to be kept.
 EXPIRE: Final = (
     f"{ON_PRIMARY}with gone as (update llm.vector_stores set deleted_at = now() where deleted_at is null "
@@ -93,13 +98,10 @@ EXPIRE: Final = (
     "where store_id in (select id from gone) and status <> 'deleting'"
 )
 SWEEP: Final = (
-    f"{ON_PRIMARY}delete from llm.vector_stores s where deleted_at < now() - interval '1 minute' "  # noqa: S608
+    f"{ON_PRIMARY}delete from llm.vector_stores s where deleted_at < now() - interval '1 minute' "
     "and not exists (select from llm.vector_store_files f where f.store_id = s.id)"
 )
-WAITING: Final = (
-    f"{ON_PRIMARY}select count(*) from llm.vector_store_files "  # noqa: S608
-    "where status in ('in_progress', 'deleting')"
-)
+WAITING: Final = f"{ON_PRIMARY}select count(*) from llm.vector_store_files where status in ('in_progress', 'deleting')"
 
 
 class Ingestion:

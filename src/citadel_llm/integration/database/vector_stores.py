@@ -147,9 +147,11 @@ USE: Final = (
 ADD: Final = (
     f"{ON_PRIMARY}insert into llm.vector_store_files "
     "(store_id, file_id, user_id, batch_id, attributes, max_tokens, overlap_tokens) "
-    "select %(store)s, %(file_id)s, %(user)s, %(batch)s, cast(%(attributes)s as jsonb), %(max_tokens)s, "
-    "%(overlap_tokens)s from llm.files where id = %(file_id)s and user_id = %(user)s "
-    "and exists (select from llm.vector_stores where id = %(store)s and deleted_at is null for share) "
+    "select %(store)s, g.file_id, %(user)s, %(batch)s, g.attributes, g.max_tokens, g.overlap_tokens "
+    "from jsonb_to_recordset(cast(%(files)s as jsonb)) "
+    "as g (file_id text, attributes jsonb, max_tokens integer, overlap_tokens integer) "
+    "join llm.files n on n.id = g.file_id and n.user_id = %(user)s "
+    "where exists (select from llm.vector_stores where id = %(store)s and deleted_at is null for share) "
     "on conflict (store_id, file_id) do update set "
     "batch_id = excluded.batch_id, attributes = excluded.attributes, max_tokens = excluded.max_tokens, "
     "overlap_tokens = excluded.overlap_tokens, created_at = now(), status = 'in_progress', chunks_done = 0, "
@@ -213,8 +215,8 @@ class VectorStores:
             if row is None or row[0] >= most:
                 return None
             await connection.execute(CREATE, values)
-            for file in files:
-                await connection.execute(ADD, _adding(user_id, id, None, file))
+            if files:
+                await connection.execute(ADD, _adding(user_id, id, None, files))
             found = await (await connection.execute(GET, values)).fetchone()
         return None if found is None else Store(*found)
 
@@ -224,7 +226,7 @@ class VectorStores:
             row = await (await connection.execute(GET, {"id": id, "user": user_id})).fetchone()
         return None if row is None else Store(*row)
 
-    async def list(self, user_id: str, page: Page) -> list[Store]:
+    async def page(self, user_id: str, page: Page) -> list[Store]:
         """A page of the user's."""
         values = {"user": user_id, **page._asdict()}
         async with self._database.connection() as connection:
@@ -249,21 +251,15 @@ class VectorStores:
         """{store: model} of those that may be searched."""
         async with self._database.connection() as connection:
             rows = await (await connection.execute(USE, {"ids": ids, "user": user_id})).fetchall()
-        return {id: model for id, model in rows}
+        return dict(rows)
 
-    async def add(
-        self, user_id: str, store: str, files: list[NewFile], batch: str | None = None
-    ) -> list[StoreFile]:
+    async def add(self, user_id: str, store: str, files: list[NewFile], batch: str | None = None) -> list[StoreFile]:
         """Put files into the store; those that there are none of are left out."""
-        added = []
         async with self._database.connection() as connection:
             if batch is not None:
                 await connection.execute(NEW_BATCH, {"batch": batch, "store": store})
-            for file in files:
-                row = await (await connection.execute(ADD, _adding(user_id, store, batch, file))).fetchone()
-                if row is not None:
-                    added.append(StoreFile(*row))
-        return added
+            rows = await (await connection.execute(ADD, _adding(user_id, store, batch, files))).fetchall()
+        return [StoreFile(*row) for row in rows]
 
     async def file(self, user_id: str, store: str, file: str) -> StoreFile | None:
         """A file in a store."""
@@ -282,9 +278,7 @@ class VectorStores:
             rows = await (await connection.execute(FILES + end, values)).fetchall()
         return [StoreFile(*row) for row in rows]
 
-    async def set_attributes(
-        self, user_id: str, store: str, file: str, attributes: dict[str, Any]
-    ) -> StoreFile | None:
+    async def set_attributes(self, user_id: str, store: str, file: str, attributes: dict[str, Any]) -> StoreFile | None:
         """The file with other attributes."""
         values = {"user": user_id, "store": store, "file": file, "attributes": json.dumps(attributes)}
         async with self._database.connection() as connection:
@@ -327,7 +321,6 @@ class VectorStores:
         return None if row is None else Batch(*row)
 
 
-def _adding(user_id: str, store: str, batch: str | None, file: NewFile) -> dict[str, Any]:
-    return {
-        **file._asdict(), "user": user_id, "store": store, "batch": batch, "attributes": json.dumps(file.attributes),
-    }  # fmt: skip
+def _adding(user_id: str, store: str, batch: str | None, files: list[NewFile]) -> dict[str, Any]:
+    told = json.dumps([file._asdict() for file in {file.file_id: file for file in files}.values()])
+    return {"user": user_id, "store": store, "batch": batch, "files": told}

@@ -12,8 +12,8 @@ import logging
 import os
 import resource
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from typing import BinaryIO
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, BinaryIO
 
 import msgspec
 
@@ -47,18 +47,18 @@ def main(words: Sequence[str] | None = None) -> int:
 
     try:
         _write(out, given, counted(texts(sys.stdin.buffer.read(), given.filename)), encode)
-        last = {"bytes": read}
+        last: dict[str, Any] = {"bytes": read}
     except DocumentError as failure:
-        last = {"code": failure.code, "message": str(failure)}  # type: ignore[dict-item]
+        last = {"code": failure.code, "message": str(failure)}
     except MemoryError:
-        last = {"code": "invalid_file", "message": "The file needs more memory to be read than it may have."}  # type: ignore[dict-item]
+        last = {"code": "invalid_file", "message": "The file needs more memory to be read than it may have."}
     with contextlib.suppress(BrokenPipeError):
         out.write(encode(last) + b"\n")
         out.flush()
     os._exit(0)  # what is left needs no tidying, and might have no memory for it
 
 
-def _write(out: BinaryIO, given: argparse.Namespace, found: Iterable[str], encode: "msgspec.json.Encoder.encode") -> None:  # type: ignore[name-defined]
+def _write(out: BinaryIO, given: argparse.Namespace, found: Iterable[str], encode: Callable[[Any], bytes]) -> None:
     from tokenizers import Tokenizer  # noqa: PLC0415 — after the bounds are set
 
     tokenizer = Tokenizer.from_file(given.tokenizer)

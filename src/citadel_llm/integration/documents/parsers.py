@@ -96,5 +96,16 @@ def _pdf(data: bytes) -> Iterator[str]:
             yield page.extract_text() + "\n"
     except (MemoryError, DocumentError):
         raise
-    except (PyPdfError, ValueError, LookupError, TypeError, AttributeError, OSError, RecursionError, ArithmeticError) as failure:
-        raise DocumentError("invalid_file", f"The PDF is broken: {type(failure).__name__}: {str(failure)[:200]}") from None
+    except (
+        PyPdfError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        OSError,
+        RecursionError,
+        ArithmeticError,
+    ) as failure:
+        raise DocumentError(
+            "invalid_file", f"The PDF is broken: {type(failure).__name__}: {str(failure)[:200]}"
+        ) from None
