@@ -29,9 +29,17 @@ class Memory:
 
     def make(self, name):
         """A collection of documents, as the role makes it."""
-        vectors = {"vectors": {"dense": {"size": SIZE, "distance": "Cosine"}}, "sparse_vectors": {"bm25": {"modifier": "idf"}}}
+        vectors = {
+            "vectors": {"dense": {"size": SIZE, "distance": "Cosine"}},
+            "sparse_vectors": {"bm25": {"modifier": "idf"}},
+        }
         self.ask("PUT", f"/collections/{name}", vectors)
-        for field, kind in (("tenant", "keyword"), ("store_id", "keyword"), ("file_id", "keyword"), ("chunk", "integer")):
+        for field, kind in (
+            ("tenant", "keyword"),
+            ("store_id", "keyword"),
+            ("file_id", "keyword"),
+            ("chunk", "integer"),
+        ):
             schema = {"field_name": field, "field_schema": kind}
             self.ask("PUT", f"/collections/{name}/index?wait=true", schema)
 

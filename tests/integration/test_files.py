@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 import secrets
 import zlib
+from itertools import pairwise
 
 import httpx
 import openai
@@ -186,7 +187,9 @@ async def test_a_store_is_made_filled_searched_and_deleted(client, memory, site)
     anna = client()
     fox = await upload(anna, "The quick brown fox jumps over the lazy dog.", "fox.txt")
     moon = await upload(anna, "# Moon\n\nThe moon is made of green cheese.", "moon.md")
-    page = await upload(anna, "<html><head><style>p {}</style></head><body><p>Bees make honey.</p></body></html>", "bees.html")
+    page = await upload(
+        anna, "<html><head><style>p {}</style></head><body><p>Bees make honey.</p></body></html>", "bees.html"
+    )
     store = await anna.vector_stores.create(
         name="animals", file_ids=[fox.id], metadata={"a": "b"}, expires_after={"anchor": "last_active_at", "days": 7}
     )
@@ -201,12 +204,15 @@ async def test_a_store_is_made_filled_searched_and_deleted(client, memory, site)
     assert (found.file_counts.completed, found.name, found.metadata) == (3, "animals", {"a": "b"})
     assert found.usage_bytes > 100
     best = (await search(anna, store, "what is the moon made of", max_num_results=2))[0]
-    assert (best.file_id, best.filename, best.content[0].text) == (moon.id, "moon.md", "# Moon\n\nThe moon is made of green cheese.")
+    assert (best.file_id, best.filename, best.content[0].text) == (
+        moon.id,
+        "moon.md",
+        "# Moon\n\nThe moon is made of green cheese.",
+    )
     [bees] = await search(anna, store, "honey", max_num_results=1)
     assert bees.content[0].text == "Bees make honey."
-    assert set(memory.points(store_id=store.id)) and all(
-        payload["tenant"] == site.owners["anna"] for payload, _ in memory.points(store_id=store.id).values()
-    )
+    tenants = {payload["tenant"] for payload, _ in memory.points(store_id=store.id).values()}
+    assert tenants == {site.owners["anna"]}
     listed = [file.id async for file in anna.vector_stores.files.list(store.id, limit=1)]
     assert set(listed) == {fox.id, moon.id, page.id}
 
@@ -263,7 +269,9 @@ async def test_attributes_filter_and_can_be_changed(client):
     assert await years_of(is_("eq", "state", "final")) == {2019, 2020, 2021}
     [hit] = [one for one in await search(anna, store, "report") if one.file_id == draft]
     assert hit.attributes == {"state": "final"}
-    whole = await search(anna, store, ["report", "year 2021"], ranking_options={"ranker": "none", "score_threshold": 0.3})
+    whole = await search(
+        anna, store, ["report", "year 2021"], ranking_options={"ranker": "none", "score_threshold": 0.3}
+    )
     assert {ids[one.file_id] for one in whole} == {2019, 2020, 2021}
     await anna.vector_stores.delete(store.id)
 
@@ -274,9 +282,11 @@ async def test_long_texts_are_cut_as_told_and_read_back(client, memory):
     file = await upload(anna, " ".join(words))
     store = await anna.vector_stores.create()
     await put(anna, store, file, chunking_strategy=STATIC)
-    chunks = [one.text.split() for one in (await anna.vector_stores.files.content(file.id, vector_store_id=store.id)).data]
+    chunks = [
+        one.text.split() for one in (await anna.vector_stores.files.content(file.id, vector_store_id=store.id)).data
+    ]
     assert [len(chunk) for chunk in chunks[:-1]] == [100] * (len(chunks) - 1)
-    assert all(one[80:] == next_[:20] for one, next_ in zip(chunks, chunks[1:], strict=False))
+    assert all(one[80:] == next_[:20] for one, next_ in pairwise(chunks))
     assert chunks[0] + [word for chunk in chunks[1:] for word in chunk[20:]] == words
     # Larger than the embedding model takes at once; and what was there before of smaller chunks is gone.
     larger = {"type": "static", "static": {"max_chunk_size_tokens": 600, "chunk_overlap_tokens": 0}}
@@ -303,7 +313,9 @@ async def test_a_batch_is_cancelled(client, memory, engine):
     counts = cancelled.file_counts
     assert counts.in_progress == 0
     assert counts.cancelled + counts.completed == 6
-    await until(lambda: len(memory.points(store_id=store.id)) == counts.completed, 30, what="no points of what was not put in")
+    await until(
+        lambda: len(memory.points(store_id=store.id)) == counts.completed, 30, what="no points of what was not put in"
+    )
     await anna.vector_stores.delete(store.id)
 
 
@@ -320,7 +332,7 @@ HOSTILE = {
     "bomb.pdf": (
         b"%PDF-1.4\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n2 0 obj<</Type/Pages/Kids[3 0 R]/Count 1>>endobj\n"
         b"3 0 obj<</Type/Page/Parent 2 0 R/Contents 4 0 R/MediaBox[0 0 9 9]/Resources<<>>>>endobj\n"
-        b"4 0 obj<</Length " + str(len(BOMB)).encode() + b"/Filter/FlateDecode>>stream\n" + BOMB + b"\nendstream endobj\n"
+        b"4 0 obj<</Length %d/Filter/FlateDecode>>stream\n" % len(BOMB) + BOMB + b"\nendstream endobj\n"
         b"xref\n0 1\n0000000000 65535 f \ntrailer<</Root 1 0 R/Size 5>>\nstartxref\n0\n%%EOF",
         "invalid_file",
         "",

@@ -12,6 +12,8 @@ import math
 import re
 from array import array
 
+from tokenizers import Tokenizer, models, pre_tokenizers
+
 from upstreams import answers
 
 SIZE = 384
@@ -59,8 +61,6 @@ class Embeds:
 
 def write_tokenizer(path):
     """A tokenizer.json in which each word, and each other sign, is one token."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
     made = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
     made.pre_tokenizer = pre_tokenizers.Whitespace()
     made.save(str(path))

@@ -204,14 +204,14 @@ class Worker:
             await self._write(job, embedder, waiting)
         if count == 0:
             raise DocumentError("invalid_file", "The file has no text.")
-        # Of an earlier time, with smaller chunks.
-        beyond: Filter = {"must": [_points_of(job), {"key": "chunk", "range": {"gte": count}}]}
-        await self._work.renew(job, section.lease_s, max(count, done))
-        await self._vector.delete(self._vector.alias(job.model), tenant=job.user_id, allowed=beyond)
+        if job.generation > 1:  # of an earlier time, with smaller chunks
+            beyond: Filter = {"must": [_points_of(job), {"key": "chunk", "range": {"gte": count}}]}
+            await self._work.renew(job, section.lease_s, max(count, done))
+            await self._vector.delete(self._vector.alias(job.model), tenant=job.user_id, allowed=beyond)
         await self._work.completed(job, count, size_bytes)
 
     async def _write(self, job: Job, embedder: Embedder, some: Sequence[tuple[int, Chunk]]) -> None:
-        """These chunks, and that they are done. Raises LeaseLost where they are not ours to write any more."""
+        """Write these chunks. Raises LeaseLost where they are not ours to write any more."""
         texts = [part for _, chunk in some for part in chunk.parts]
         vectors: list[list[float]] = []
         with self._counters.embedding():
@@ -238,11 +238,10 @@ class Worker:
                     },
                 )
             )
-        # The lease outlasts the write, so that whoever claims the row next finds all that was written before.
-        await self._work.renew(job, self._section.lease_s, max(some[0][0], job.chunks_done))
+        # All before these is done. The lease outlasts the write: whoever claims the row next finds it there.
+        await self._work.renew(job, self._section.lease_s, some[0][0])
         async with asyncio.timeout(self._section.lease_s / 2):
             await self._vector.upsert(self._vector.alias(job.model), points, tenant=job.user_id)
-        await self._work.renew(job, self._section.lease_s, some[-1][0] + 1)
         self._counters.chunks(len(points))
 
     async def _upkeep(self) -> None:
