@@ -238,7 +238,7 @@ class Files(_Section, frozen=True, kw_only=True):
     lease_s: Annotated[float, Meta(ge=2, le=3600)] = 60.0  # a file whose instance is gone is taken up after this
     poll_s: Seconds = 2.0  # what another instance was asked for is seen after this
     retry_s: Seconds = 5.0
-    read_memory_bytes: Annotated[int, Meta(ge=1 << 28)] = 1 << 30  # of the process that reads one file
+    read_memory_bytes: Annotated[int, Meta(ge=1 << 28)] = 512 << 20  # of the process that reads one file
     read_cpu_s: Count = 60
     max_text_bytes: Annotated[int, Meta(ge=1024)] = 16 << 20  # of one file
     max_chunks: Count = 50_000
