@@ -29,7 +29,7 @@ async def world(credentials, tmp_path_factory):
     write_keys(folder / "keys.json", {"file": "sk-nobodys"})
     with opened(credentials) as site, memory_of(credentials) as memory:
         users = [site.user(f"user{n}") for n in range(USERS)]
-        keys = [[site.key(f"user{n}-{k}", id) for k in range(2)] for n, id in enumerate(users)]
+        keys = [[site.key(f"user{n}", id), site.key(f"user{n}-again", id)] for n, id in enumerate(users)]
         async with (
             Upstream(Embeds()) as embedding,
             spawned_gateway(
