@@ -17,6 +17,7 @@ from citadel_llm.api.limits.catchup import CatchUp
 from citadel_llm.api.limits.limiter import Limiter
 from citadel_llm.api.limits.table import Table
 from citadel_llm.api.middleware.exchange import Sweeper
+from citadel_llm.api.routes.semantic import build_semantic
 from citadel_llm.api.upstream.engine import Engine
 from citadel_llm.api.upstream.model import ServedModel, build_models
 from citadel_llm.api.upstream.prober import Prober
@@ -84,6 +85,7 @@ class GatewayState:
         self.callers = self.identity.callers
         self.audit = build_audit(config.audit, self.database, metrics.audit, log.event, instance=instance)
         self.files = build_files(self)
+        self.semantic = build_semantic(self)
         self.sweeper = Sweeper(config.limits.retry_after_s, self._tick)
         self._gauges = [
             (model, metrics.in_flight.labels(name), metrics.queued.labels(name)) for name, model in self.models.items()
@@ -108,11 +110,15 @@ class GatewayState:
         await self.prober.start()
         if self.files is not None:
             await self.files.start()
+        if self.semantic is not None:
+            self.semantic.start()
 
     async def stop(self) -> None:
         """End the watching and close what is open."""
         if self.files is not None:
             await self.files.stop()
+        if self.semantic is not None:
+            await self.semantic.stop()
         self.sweeper.stop()
         await self.prober.stop()
         await self.identity.stop()

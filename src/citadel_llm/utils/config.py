@@ -37,6 +37,7 @@ __all__ = [
     "Policy",
     "Probe",
     "Retry",
+    "Semantic",
     "Sessions",
     "Timeouts",
     "Tls",
@@ -250,6 +251,22 @@ class Files(_Section, frozen=True, kw_only=True):
             raise ValueError("Expected `tokenizer`: the path of the embedding model's tokenizer.json")
 
 
+class Semantic(_Section, frozen=True, kw_only=True):
+    """Answers that are given again to questions of the same meaning: citadel_llm/api/routes/semantic.py.
+
+    They need `vector` and a model of the kind `embedding`.
+    """
+
+    enabled: bool = False
+    keys: list[str] = msgspec.field(default_factory=list)  # whose requests take part: USER/KEY, USER, or * for all
+    embedder: str = ""  # the one whose vectors the collections of answers have; none: the first
+    threshold: Annotated[float, Meta(ge=0.5, le=1)] = 0.92  # of the cosine; docs/files.md has what was measured
+    ttl_s: Seconds = 86_400.0
+    timeout_s: Annotated[float, Meta(gt=0, le=10)] = 0.5  # for a look, the question's vector included
+    max_question_chars: Count = 1000
+    max_answer_bytes: Annotated[int, Meta(ge=1024, le=4 << 20)] = 64 << 10
+
+
 class Database(_Section, frozen=True, kw_only=True):
     """PostgreSQL, through Pgpool-II: users and keys, conversations, the audit log."""
 
@@ -401,6 +418,7 @@ class Config(_Section, frozen=True, kw_only=True):
     vector: Vector = msgspec.field(default_factory=Vector)
     database: Database = msgspec.field(default_factory=Database)
     files: Files = msgspec.field(default_factory=Files)
+    semantic: Semantic = msgspec.field(default_factory=Semantic)
     sessions: Sessions = msgspec.field(default_factory=Sessions)
     audit: Audit = msgspec.field(default_factory=Audit)
     created: int = 0  # Unix seconds; not of the file's text but its age, shown in /v1/models
@@ -430,14 +448,15 @@ class Config(_Section, frozen=True, kw_only=True):
             raise ValueError(f"`models.{name}.fallback`: expected each model once")
 
     def _check_files(self) -> None:
-        files = self.files
-        if not files.enabled:
-            return
-        if not (self.vector.enabled and self.database.enabled):
-            raise ValueError("`files`: expected `vector` and `database` to be enabled too")
         known = [name for name, model in self.models.items() if model.kind == "embedding"]
-        if not known or files.embedder not in ("", *known):
-            raise ValueError(f"`files.embedder`: expected a model of the kind `embedding`, got `{files.embedder}`")
+        sections = (("files", self.files), ("semantic", self.semantic))
+        for name, embedder in [(name, section.embedder) for name, section in sections if section.enabled]:
+            if not self.vector.enabled:
+                raise ValueError(f"`{name}`: expected `vector` to be enabled too")
+            if not known or embedder not in ("", *known):
+                raise ValueError(f"`{name}.embedder`: expected a model of the kind `embedding`, got `{embedder}`")
+        if self.files.enabled and not self.database.enabled:
+            raise ValueError("`files`: expected `database` to be enabled too")
 
     def _check_aliases(self) -> None:
         for alias, name in self.aliases.items():

@@ -73,6 +73,7 @@ class Completions:
         self._forwarder = Forwarder(state, path)
         self._resolver = Resolver(state, interchangeable=self._endpoint.streams)
         self._retrieval = Retrieval(state, path) if path in _SEARCHING else None
+        self._semantic = state.semantic if path == "/v1/chat/completions" else None
         cache = state.cache
         self._cached = None if cache is None else CachedAnswers(cache, state.flights, state, path)
 
@@ -145,6 +146,11 @@ class Completions:
             await limiter.admit_patiently(exchange, model.name, tokens)
         if self._retrieval is not None and WORDS in body:
             body, call = await self._retrieval(exchange, call, body, model)
+        elif self._semantic is not None and self._semantic.wanted(principal):
+            asking = await self._semantic(exchange, call, body, model)
+            if asking is None:
+                return
+            call = asking
         cached = self._cached
         # Who wants the decision explained wants it made.
         if (

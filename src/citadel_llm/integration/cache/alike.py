@@ -16,22 +16,21 @@ from collections import Counter
 
 __all__ = ["alike"]
 
-_VALUES = (
-    "zero", "one once", "two twice", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
-)  # fmt: skip
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_VALUES = ("zero", "one once", "two twice", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven")
 _NUMBERS = {word: str(value) for value, words in enumerate(_VALUES) for word in words.split()}
-_NEGATIONS = frozenset(
-    ("no not never none nobody nothing neither nor without cannot unable except excluding unless hardly")
-    .split()
-)  # fmt: skip
+_NEGATIONS = _words("no not never none nobody nothing neither nor without cannot unable except excluding unless hardly")
 # What surrounds a question and changes nothing in its answer.
-_FILLERS = frozenset(
-    (
-        "a an the this that these those it its of in on at by for as and or so is are was were be been being am do does "
-        "did done doing have has had having can could may might should would will shall must i me my we us our you your "
-        "they them their he she there here what which how please tell explain describe give show let know want need "
-        "like way steps question answer about just some any also then if possible able using from to into with than before after"
-    ).split()
+_FILLERS = _words(
+    "a an the this that these those it its of in on at by for as and or so is are was were be been being am do does "
+    "did done doing have has had having can could may might should would will shall must i me my we us our you your "
+    "they them their he she there here what which how please tell explain describe give show let know want need "
+    "like way steps question answer about just some any also then if possible able using "
+    "from to into with than before after"
 )
 _ROLES = frozenset(("from", "to", "into", "with", "than", "before", "after"))
 _WORD = re.compile(r"[^\W_]+(?:[._/:@+#&-]+[^\W_]+)*[+#%]*")
@@ -62,7 +61,7 @@ type _Essence = tuple[Counter[str], bool, frozenset[str], frozenset[tuple[str, s
 
 def _essence(text: str) -> _Essence:
     """Numbers, whether it is negated, words that carry meaning, and what stands in a role."""
-    lowered = text.lower().replace("’", "'")
+    lowered = text.lower().replace("\u2019", "'")
     for short, whole in _SHORT.items():
         lowered = re.sub(rf"\b{short}\b", whole, lowered)
     negated = len(re.findall(r"n't\b", lowered))
