@@ -14,7 +14,8 @@ class Memory:
     def __init__(self, credentials):
         self._credentials = credentials
         self.prefix = f"test{secrets.token_hex(4)}"
-        self.collection = f"{self.prefix}_minilm"
+        self.collection = f"{self.prefix}_minilm"  # an alias
+        self.behind = f"{self.collection}-minilm-1"
 
     def ask(self, method, path, body=None):
         """Qdrant's answer."""
@@ -77,8 +78,12 @@ class Memory:
 def memory_of(credentials):
     """A `Memory` that is gone afterwards."""
     made = Memory(credentials)
-    made.make(made.collection)
+    made.make(made.behind)
+    alias = {"create_alias": {"alias_name": made.collection, "collection_name": made.behind}}
+    made.ask("POST", "/collections/aliases", {"actions": [alias]})
     try:
         yield made
     finally:
-        made.ask("DELETE", f"/collections/{made.collection}")
+        for one in made.ask("GET", "/collections")["collections"]:
+            if one["name"].startswith(made.prefix):
+                made.ask("DELETE", f"/collections/{one['name']}")

@@ -37,7 +37,6 @@ def memory(credentials):
     with memory_of(credentials) as made:
         made.make(f"{made.prefix}_phi3")
         yield made
-        made.ask("DELETE", f"/collections/{made.prefix}_phi3")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
