@@ -389,3 +389,21 @@ async def test_nobody_sees_anothers_files_and_stores(client):
     assert not await search(bert, theirs, "secret")
     [hit] = await search(anna, store, "secret")
     assert hit.file_id == file.id
+
+
+async def test_all_that_is_kept_of_a_user_has_files_and_stores_and_goes_with_them(client, gateway, site, memory):
+    bert = client("bert")
+    file = await upload(bert, "Bert's own words")
+    store = await bert.vector_stores.create(name="Bert's")
+    await put(bert, store, file)
+    headers = {"authorization": f"Bearer {site.keys['bert']}"}
+    async with httpx.AsyncClient(base_url=gateway.url, headers=headers) as plain:
+        exported = (await plain.get("/v1/me/data")).text
+        assert file.id in exported
+        assert store.id in exported
+        gone = (await plain.delete("/v1/me/data")).json()
+    assert gone["files"] >= 1
+    assert gone["vector_stores"] >= 1
+    assert [one async for one in bert.vector_stores.list()] == []
+    assert [one async for one in bert.files.list()] == []
+    await until(lambda: not memory.points(store_id=store.id), 30, what="the points are gone")

@@ -1,4 +1,4 @@
-"""How often the semantic cache would answer wrongly: files/evals/semantic-pairs.yml, with real vectors.
+"""How often the semantic cache would answer wrongly: files/evals/semantic-pairs.json, with real vectors.
 
 The vectors come from a gateway (`--url`, key in $CITADEL_API_KEY), or are made here from the weights of MiniLM
 (`--weights`, the folder that the role `weights` has made), which takes no engine.
@@ -19,13 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy
-import yaml
 
 from citadel_llm.integration.cache.alike import alike
 from citadel_llm.utils.config import Semantic
 
 REPO = Path(__file__).resolve().parents[2]
-PAIRS = REPO / "files/evals/semantic-pairs.yml"
+PAIRS = REPO / "files/evals/semantic-pairs.json"
 THRESHOLDS = (0.80, 0.85, 0.90, 0.92, 0.95, 0.97)
 WANTED = 0.99
 
@@ -33,8 +32,11 @@ type Embed = Callable[[Sequence[str]], Any]
 
 
 def pairs(path: Path = PAIRS) -> list[tuple[str, str, bool]]:
-    """(one question, another, whether they ask for the same), those of different topics included."""
-    groups = [([one["question"], *one["same"]], one["other"]) for one in yaml.safe_load(path.read_text())]
+    """(one question, another, whether they ask for the same), those of different topics included.
+
+    The file is a list of `question`, what asks for the `same`, and `other` that look alike and ask for something else.
+    """
+    groups = [([one["question"], *one["same"]], one["other"]) for one in json.loads(path.read_text())]
     found = []
     for same, other in groups:
         found += [(*pair, True) for pair in combinations(same, 2)]

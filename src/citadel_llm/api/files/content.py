@@ -116,7 +116,7 @@ class Content:
         """Remove it; whoever holds the digest's lock in the database does this."""
         await asyncio.to_thread(self.path(digest).unlink, True)
 
-    def digests(self, older_s: float = 3600.0) -> Iterator[bytes]:
+    def digests(self, older_s: float = 600.0) -> Iterator[bytes]:
         """Of all contents that were placed longer ago than that."""
         until = time.time() - older_s
         for path in self._folder.glob("[0-9a-f][0-9a-f]/" + "[0-9a-f]" * 64):
