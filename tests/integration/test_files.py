@@ -332,7 +332,8 @@ HOSTILE = {
     "bomb.pdf": (
         b"%PDF-1.4\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n2 0 obj<</Type/Pages/Kids[3 0 R]/Count 1>>endobj\n"
         b"3 0 obj<</Type/Page/Parent 2 0 R/Contents 4 0 R/MediaBox[0 0 9 9]/Resources<<>>>>endobj\n"
-        b"4 0 obj<</Length %d/Filter/FlateDecode>>stream\n" % len(BOMB) + BOMB + b"\nendstream endobj\n"
+        + (b"4 0 obj<</Length %d/Filter/FlateDecode>>stream\n" % len(BOMB))
+        + BOMB + b"\nendstream endobj\n"
         b"xref\n0 1\n0000000000 65535 f \ntrailer<</Root 1 0 R/Size 5>>\nstartxref\n0\n%%EOF",
         "invalid_file",
         "",
