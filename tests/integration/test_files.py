@@ -319,7 +319,22 @@ async def test_a_batch_is_cancelled(client, memory, engine):
     await anna.vector_stores.delete(store.id)
 
 
-BOMB = zlib.compress(b"\0" * (1 << 30), 9)
+def pdf_of(stream):
+    """A PDF of one page with this compressed stream."""
+    objects = [
+        b"<</Type/Catalog/Pages 2 0 R>>",
+        b"<</Type/Pages/Kids[3 0 R]/Count 1>>",
+        b"<</Type/Page/Parent 2 0 R/Contents 4 0 R/MediaBox[0 0 9 9]/Resources<<>>>>",
+        b"<</Length %d/Filter/FlateDecode>>stream\n%b\nendstream" % (len(stream), stream),
+    ]
+    out, places = b"%PDF-1.4\n", []
+    for number, one in enumerate(objects, 1):
+        places.append(b"%010d 00000 n \n" % len(out))
+        out += b"%d 0 obj%bendobj\n" % (number, one)
+    table = b"xref\n0 5\n0000000000 65535 f \n" + b"".join(places)
+    return out + table + b"trailer<</Root 1 0 R/Size 5>>\nstartxref\n%d\n%%%%EOF" % len(out)
+
+
 HOSTILE = {
     "word.docx": (b"PK\x03\x04" + b"\0" * 100, "unsupported_file", "archive"),
     "broken.pdf": (b"%PDF-1.7\nnothing", "invalid_file", "PDF is broken"),
@@ -329,15 +344,7 @@ HOSTILE = {
     "binary.txt": (b"abc\0def", "unsupported_file", "not text"),
     "picture.png": (b"\x89PNG\r\n", "unsupported_file", "picture"),
     "empty.txt": (b" \n ", "invalid_file", "no text"),
-    "bomb.pdf": (
-        b"%PDF-1.4\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n2 0 obj<</Type/Pages/Kids[3 0 R]/Count 1>>endobj\n"
-        b"3 0 obj<</Type/Page/Parent 2 0 R/Contents 4 0 R/MediaBox[0 0 9 9]/Resources<<>>>>endobj\n"
-        + (b"4 0 obj<</Length %d/Filter/FlateDecode>>stream\n" % len(BOMB))
-        + BOMB + b"\nendstream endobj\n"
-        b"xref\n0 1\n0000000000 65535 f \ntrailer<</Root 1 0 R/Size 5>>\nstartxref\n0\n%%EOF",
-        "invalid_file",
-        "",
-    ),
+    "bomb.pdf": (pdf_of(zlib.compress(b"\0" * (1 << 30), 9)), "invalid_file", "no text"),
 }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import traceback
 import uuid
 from collections.abc import Sequence
 from random import Random
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from citadel_llm.api.errors import ApiError
@@ -23,7 +24,7 @@ from citadel_llm.integration.database.ingestion import Ingestion, Job, LeaseLost
 from citadel_llm.integration.database.target import DatabaseUnavailable
 from citadel_llm.integration.documents.chunks import Chunk
 from citadel_llm.integration.documents.parsers import DocumentError
-from citadel_llm.integration.documents.process import Bounds, reading
+from citadel_llm.integration.documents.process import Readers, Task
 from citadel_llm.integration.vector.errors import VectorError
 from citadel_llm.integration.vector.points import Filter, Point
 
@@ -40,6 +41,7 @@ _NAMESPACE = uuid.UUID("5f0c7d5e-3a0c-4d39-9a1b-6e8f5f2b7c11")
 _ATTEMPTS = 20  # without getting any further
 _EMBED_S = 120.0
 _SWEEP_S = 600.0
+_IDLE_S = 30.0  # then what reads files needs no memory any more
 
 
 def point_id(store_id: str, file_id: str, chunk: int) -> str:
@@ -71,6 +73,8 @@ class Worker:
         self._counters = counters
         self._log = log
         self._rng = rng
+        self._readers = Readers()
+        self._working = 0
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -84,12 +88,14 @@ class Worker:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._readers.stop()
 
     def wake(self) -> None:
         """There is something to do."""
         self._wake.set()
 
     async def _run(self) -> None:
+        idle_since = monotonic()
         while True:
             try:
                 job = await self._work.claim(self._section.lease_s)
@@ -99,8 +105,15 @@ class Worker:
                 self._unexpected(failure)
                 job = None
             if job is not None:
-                await self._do(job)
+                self._working += 1
+                try:
+                    await self._do(job)
+                finally:
+                    self._working -= 1
+                idle_since = monotonic()
                 continue
+            if not self._working and monotonic() - idle_since > _IDLE_S:
+                await self._readers.stop()
             pause_s = self._section.poll_s * self._rng.uniform(0.75, 1.25)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), pause_s)
@@ -175,7 +188,8 @@ class Worker:
         if job.digest is None or job.filename is None:
             raise DocumentError("invalid_file", "The file was deleted.")
         section = self._section
-        bounds = Bounds(
+        task = Task(
+            filename=job.filename,
             tokenizer=section.tokenizer,
             max_tokens=job.max_tokens,
             overlap_tokens=job.overlap_tokens,
@@ -187,7 +201,7 @@ class Worker:
         done, count = job.chunks_done, 0
         waiting: list[tuple[int, Chunk]] = []
         try:
-            async with reading(self._content.path(job.digest), job.filename, bounds) as document:
+            async with self._readers.reading(self._content.path(job.digest), task) as document:
                 async for chunk in document:
                     if count >= section.max_chunks:
                         raise DocumentError("invalid_file", f"The file has more than {section.max_chunks} chunks.")

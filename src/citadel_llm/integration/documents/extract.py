@@ -1,18 +1,20 @@
-"""The process that reads one file: `python -m citadel_llm.integration.documents.extract`, started by `process.py`.
+"""The process that reads files: `python -m citadel_llm.integration.documents.extract`, started by `process.py`.
 
-Standard input is the file. Standard output has a line of JSON for each chunk, `[text, parts]`, and a last one that is
-an object: `{"bytes": of the text}` or `{"code", "message"}`.
+Its standard input is a socket. Each message is a `Task` in JSON, with two descriptors: the file, and where its chunks
+go. Each is done by a fork, which has bounds of its own and none of the others' memory. It writes a line of JSON for
+each chunk, `[text, parts]`, and a last one that is an object: `{"bytes": of the text}` or `{"code", "message"}`.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import logging
 import os
 import resource
+import signal
+import socket
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, BinaryIO
 
 import msgspec
@@ -20,48 +22,89 @@ import msgspec
 from citadel_llm.integration.documents.chunks import chunks
 from citadel_llm.integration.documents.parsers import DocumentError, texts
 
-__all__ = ["main"]
+__all__ = ["MESSAGE_BYTES", "Task", "main"]
+
+MESSAGE_BYTES = 1 << 16
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Read, cut and write."""
-    parser = argparse.ArgumentParser()
-    for name in ("max-tokens", "overlap-tokens", "part-tokens", "memory-bytes", "cpu-s", "text-bytes"):
-        parser.add_argument(f"--{name}", type=int, required=True)
-    parser.add_argument("--tokenizer", required=True)
-    parser.add_argument("--filename", required=True)
-    given = parser.parse_args(words)
-    _bound(given.memory_bytes, given.cpu_s)
-    logging.disable()  # what a broken PDF has of a library to say
-    out = sys.stdout.buffer
-    encode = msgspec.json.Encoder().encode
-    read = 0
+class Task(msgspec.Struct, frozen=True, kw_only=True):
+    """How a file is read and cut, and what may be spent on it."""
+
+    filename: str
+    tokenizer: str  # the path of a tokenizer.json
+    max_tokens: int
+    overlap_tokens: int
+    part_tokens: int  # what the embedding model takes at once
+    memory_bytes: int
+    cpu_s: int
+    text_bytes: int
+
+
+_task = msgspec.json.Decoder(Task)
+_encode = msgspec.json.Encoder().encode
+
+
+def main() -> int:
+    """Fork for each message, until the socket's other end is closed."""
+    # What every fork needs is loaded once. No thread may run when it forks.
+    import tokenizers  # noqa: F401, PLC0415
+
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    with socket.socket(fileno=sys.stdin.fileno()) as asked:
+        while True:
+            message, descriptors, _, _ = socket.recv_fds(asked, MESSAGE_BYTES, 2)
+            if not message:
+                return 0
+            if len(descriptors) == 2 and os.fork() == 0:
+                _child(message, *descriptors)
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+
+def _child(message: bytes, source: int, target: int) -> None:
+    try:
+        os.dup2(source, 0)
+        os.dup2(target, 1)
+        os.closerange(3, 64)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        task = _task.decode(message)
+        _bound(task)
+        logging.disable()  # what a broken PDF has of a library to say
+        with open(0, "rb", closefd=False) as file, open(1, "wb", closefd=False) as out:
+            _read(task, file, out)
+    finally:
+        os._exit(0)  # what is left needs no tidying, and might have no memory for it
+
+
+def _read(task: Task, file: BinaryIO, out: BinaryIO) -> None:
+    size_bytes = 0
 
     def counted(pieces: Iterable[str]) -> Iterator[str]:
-        nonlocal read
+        nonlocal size_bytes
         for piece in pieces:
-            read += len(piece.encode("utf-8", "replace"))
-            if read > given.text_bytes:
-                raise DocumentError("invalid_file", f"The file has more than {given.text_bytes} bytes of text.")
-            yield piece.encode("utf-8", "replace").decode()  # half a surrogate pair is no text
+            encoded = piece.encode("utf-8", "replace")  # half a surrogate pair is no text
+            size_bytes += len(encoded)
+            if size_bytes > task.text_bytes:
+                raise DocumentError("invalid_file", f"The file has more than {task.text_bytes} bytes of text.")
+            yield encoded.decode()
 
+    last: dict[str, Any]
     try:
-        _write(out, given, counted(texts(sys.stdin.buffer.read(), given.filename)), encode)
-        last: dict[str, Any] = {"bytes": read}
+        _write(out, task, counted(texts(file.read(), task.filename)))
+        last = {"bytes": size_bytes}
     except DocumentError as failure:
         last = {"code": failure.code, "message": str(failure)}
     except MemoryError:
         last = {"code": "invalid_file", "message": "The file needs more memory to be read than it may have."}
     with contextlib.suppress(BrokenPipeError):
-        out.write(encode(last) + b"\n")
+        out.write(_encode(last) + b"\n")
         out.flush()
-    os._exit(0)  # what is left needs no tidying, and might have no memory for it
 
 
-def _write(out: BinaryIO, given: argparse.Namespace, found: Iterable[str], encode: Callable[[Any], bytes]) -> None:
-    from tokenizers import Tokenizer  # noqa: PLC0415 — after the bounds are set
+def _write(out: BinaryIO, task: Task, found: Iterable[str]) -> None:
+    from tokenizers import Tokenizer  # noqa: PLC0415
 
-    tokenizer = Tokenizer.from_file(given.tokenizer)
+    tokenizer = Tokenizer.from_file(task.tokenizer)
     tokenizer.no_truncation()
     tokenizer.no_padding()
 
@@ -71,17 +114,17 @@ def _write(out: BinaryIO, given: argparse.Namespace, found: Iterable[str], encod
     for chunk in chunks(
         found,
         count,
-        max_tokens=given.max_tokens,
-        overlap_tokens=given.overlap_tokens,
-        part_tokens=given.part_tokens,
+        max_tokens=task.max_tokens,
+        overlap_tokens=task.overlap_tokens,
+        part_tokens=task.part_tokens,
     ):
-        out.write(encode([chunk.text, chunk.parts]) + b"\n")
+        out.write(_encode([chunk.text, chunk.parts]) + b"\n")
         out.flush()
 
 
-def _bound(memory_bytes: int, cpu_s: int) -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s))
+def _bound(task: Task) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (task.memory_bytes, task.memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CPU, (task.cpu_s, task.cpu_s))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
