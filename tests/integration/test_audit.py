@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import sys
 
 import pytest
 import pytest_asyncio
@@ -207,3 +208,48 @@ async def test_a_full_journal_drops_by_policy_and_says_how_many(sections, upstre
         dropped = (await gateway.metrics())["citadel_audit_dropped_total"]
     assert detail["records"] == dropped > 0
     assert ask("select count(*) from llm.audit_log where model is not null") == [(200 - dropped,)]
+
+
+async def test_pages_and_usage_are_asked_over_http_and_by_command(sections, upstream, tmp_path):
+    async with spawn(tmp_path, upstream, sections) as gateway:
+        ids = [(await gateway.ask()).headers["x-request-id"] for _ in range(7)]
+        await arrived(gateway)
+        seen, cursor = [], ""
+        while cursor is not None:
+            answer = (await gateway.get(f"/admin/v1/audit?model=phi3&limit=3{cursor}", key=KEY)).json
+            assert len(answer["data"]) <= 3
+            seen += [row["request_id"] for row in answer["data"]]
+            cursor = f"&cursor={answer['next']}" if answer["next"] else None
+        assert seen == ids[::-1]
+        assert (await gateway.get("/admin/v1/audit?cursor=nonsense", key=KEY)).status == 404
+        assert (await gateway.get("/admin/v1/audit?since=yesterday", key=KEY)).status == 400
+        assert (await gateway.get("/admin/v1/audit?user=%00", key=KEY)).json["data"] == []
+        assert (await gateway.get("/admin/v1/usage?model=%00", key=KEY)).json["data"] == []
+        assert (await gateway.get("/admin/v1/audit?user='%20or%201=1%20--", key=KEY)).json["data"] == []
+        (row,) = (await gateway.get("/admin/v1/usage?period=hour", key=KEY)).json["data"]
+        assert (row["model"], row["requests"], row["prompt_tokens"], row["completion_tokens"]) == ("phi3", 7, 49, 21)
+        assert (row["user_id"], row["failed_requests"]) == (None, 0)
+
+        async def command(*words):
+            process = await asyncio.create_subprocess_exec(
+                *[sys.executable, "-m", "citadel_llm.cli", *words, "--url", gateway.url],
+                stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "CITADEL_API_KEY": KEY},
+            )  # fmt: skip
+            out, errors = await process.communicate()
+            return process.returncode, (out or errors).decode()
+
+        status, out = await command("audit", "--request-id", ids[3])
+        assert status == 0
+        assert ids[3] in out
+        assert "chat.completions" in out
+        status, out = await command("usage", "--period", "month")
+        assert status == 0
+        assert "phi3" in out
+        status, out = await command("audit", "--kind", "nothing")
+        assert status == 1
+        assert "400 invalid_request" in out
+        # Looking is an act too.
+        await arrived(gateway)
+        rows = (await gateway.get("/admin/v1/audit?kind=admin&outcome=refused", key=KEY)).json["data"]
+        assert {row["action"] for row in rows} == {"audit.read"}

@@ -135,5 +135,7 @@ def statement(wanted: Filter, after: Cursor | None, limit: int) -> tuple[str, di
 async def find(connection: Connection, wanted: Filter, after: Cursor | None, limit: int) -> list[dict[str, Any]]:
     """A page of rows, the newest first."""
     query, values = statement(wanted, after, limit)
+    if any("\x00" in value for value in values.values() if isinstance(value, str)):
+        return []  # PostgreSQL's texts have none
     async with connection.cursor(row_factory=dict_row) as cursor:
         return await (await cursor.execute(query, values)).fetchall()

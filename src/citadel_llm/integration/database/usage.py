@@ -44,11 +44,11 @@ FIND = f"""{ON_PRIMARY}
 select {_SHOWN}, users.name as user_name, keys.name as key_name
 from (
   select {_SHOWN} from llm.usage_rollups r where {{where}}
-  order by r.period_start desc, r.user_id, r.key_id, r.model limit %(limit)s
+  order by r.period_start desc, r.user_id desc, r.key_id desc, r.model desc limit %(limit)s
 ) r
 left join llm.users on users.id = r.user_id
 left join llm.api_keys keys on keys.id = r.key_id
-order by r.period_start desc, r.user_id, r.key_id, r.model
+order by r.period_start desc, r.user_id desc, r.key_id desc, r.model desc
 """  # noqa: S608 — only constants go in
 
 
@@ -137,9 +137,8 @@ def statement(wanted: Filter, after: Cursor | None, limit: int) -> tuple[str, di
         conditions.append("r.model = %(model)s")
         values["model"] = wanted.model
     if after is not None:
-        conditions.append("r.period_start <= %(start)s")
         conditions.append(
-            "(r.period_start < %(start)s or (r.user_id, r.key_id, r.model) > (%(u)s::uuid, %(k)s::uuid, %(m)s))"
+            "(r.period_start, r.user_id, r.key_id, r.model) < (%(start)s, %(u)s::uuid, %(k)s::uuid, %(m)s)"
         )
         values["start"], values["u"], values["k"], values["m"] = after
     return FIND.format(where=" and ".join(conditions)), values
@@ -148,5 +147,7 @@ def statement(wanted: Filter, after: Cursor | None, limit: int) -> tuple[str, di
 async def find(connection: Connection, wanted: Filter, after: Cursor | None, limit: int) -> list[dict[str, Any]]:
     """A page of sums, the newest first."""
     query, values = statement(wanted, after, limit)
+    if any("\x00" in value for value in values.values() if isinstance(value, str)):
+        return []  # PostgreSQL's texts have none
     async with connection.cursor(row_factory=dict_row) as cursor:
         return await (await cursor.execute(query, values)).fetchall()

@@ -19,15 +19,16 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorBody},
     401: {"model": ErrorBody},
     403: {"model": ErrorBody, "description": "The key lacks the permission"},
+    404: {"model": ErrorBody, "description": "There is no page of that cursor, or nothing of that kind"},
     503: {"model": ErrorBody, "description": "The database is away; see Retry-After"},
 }
 
 
 @contextlib.asynccontextmanager
 async def asked(state: GatewayState) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
-    """A connection for one question. Raises ApiError 503 while the database is away, or where there is none."""
+    """A connection for one question. Raises ApiError: 503 while the database is away, 404 where there is none."""
     if state.database is None:
-        raise ApiError(503, "database_unavailable", "This gateway has no database.", retry_after_s=60)
+        raise ApiError(404, "no_database", "This gateway has no database, which would know.")
     try:
         async with state.database.connection() as connection:
             yield connection

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -9,10 +10,9 @@ from fastapi import APIRouter, Depends, Query
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
-from citadel_llm.api.errors import ApiError
 from citadel_llm.api.identity.guard import Guard
 from citadel_llm.api.routes.admin.asking import REFUSALS, asked
-from citadel_llm.api.routes.admin.paging import moment, packed, unpacked, uuid_or_none
+from citadel_llm.api.routes.admin.paging import Aware, packed, unpacked, utc, uuid_or_none
 from citadel_llm.api.state import GatewayState
 from citadel_llm.integration.database import audit
 from citadel_llm.integration.database.audit import Cursor, Filter
@@ -82,14 +82,11 @@ def router(state: GatewayState) -> APIRouter:
         model: Annotated[str | None, _TEXT] = None,
         kind: Literal["request", "admin", "security"] | None = None,
         outcome: Literal["ok", "refused", "error", "cancelled", "lost"] | None = None,
-        since: Annotated[str | None, Query(max_length=40, description=f"From then on, {_TIMES}")] = None,
-        until: Annotated[str | None, Query(max_length=40, description=f"Before then, {_TIMES}")] = None,
+        since: Annotated[datetime | None, Query(description=f"From then on, {_TIMES}")] = None,
+        until: Annotated[datetime | None, Query(description=f"Before then, {_TIMES}")] = None,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
         cursor: Annotated[str | None, Query(max_length=256, description="`next` of the page before")] = None,
     ) -> JSONResponse:
-        for name, value in (("request_id", request_id), ("user", user), ("model", model)):
-            if value is not None and "\x00" in value:
-                raise ApiError(400, "invalid_request", f"{name}: expected text without NUL.", param=name)
         user_id = None if user is None else uuid_or_none(user)
         wanted = Filter(
             request_id=request_id,
@@ -98,25 +95,23 @@ def router(state: GatewayState) -> APIRouter:
             model=model,
             kind=kind,
             outcome=outcome,
-            since=moment(since, "since"),
-            until=moment(until, "until"),
+            since=utc(since),
+            until=utc(until),
         )
         after: Cursor | None = None
         if cursor is not None:
-            at, identity = unpacked(cursor, tuple[str, UUID])
-            when = moment(at, "cursor")
-            assert when is not None  # noqa: S101 — only where no text was given
-            after = Cursor(when, str(identity))
+            at, identity = unpacked(cursor, tuple[Aware, UUID])
+            after = Cursor(at, str(identity))
         async with asked(state) as connection:
             rows = await audit.find(connection, wanted, after, limit + 1)
         more = len(rows) > limit
         rows = rows[:limit]
-        last = rows[-1] if more else None
+        following = packed((rows[-1]["at"], rows[-1]["id"])) if more else None
         return JSONResponse(
             {
                 "object": "list",
                 "data": [_shown(row) for row in rows],
-                "next": packed((last["at"].isoformat(), str(last["id"]))) if last else None,
+                "next": following,
             }
         )
 

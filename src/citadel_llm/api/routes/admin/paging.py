@@ -4,44 +4,36 @@ from __future__ import annotations
 
 import base64
 from datetime import UTC, datetime
+from typing import Annotated
 from uuid import UUID
 
 import msgspec
 
 from citadel_llm.api.errors import ApiError
 
-__all__ = ["moment", "packed", "unpacked", "uuid_or_none"]
+__all__ = ["Aware", "packed", "unpacked", "utc", "uuid_or_none"]
+
+Aware = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 def packed(values: tuple[object, ...]) -> str:
-    """The cursor for a row with these values: points in time and texts."""
+    """The cursor for a row with these values: points in time, ids and texts."""
     return base64.urlsafe_b64encode(msgspec.json.encode(values)).decode().rstrip("=")
 
 
 def unpacked[T](cursor: str, shape: type[T]) -> T:
-    """The values of a cursor. Raises ApiError 400."""
+    """The values of a cursor. Raises ApiError 404."""
     try:
         return msgspec.json.decode(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)), type=shape)
     except (ValueError, RecursionError) as error:
         raise ApiError(
-            400, "invalid_cursor", "cursor: expected the `next` of an earlier answer.", param="cursor"
+            404, "cursor_not_found", "cursor: expected the `next` of an earlier answer.", param="cursor"
         ) from error
 
 
-def moment(text: str | None, name: str) -> datetime | None:
-    """A point in time, `2026-01-31` or `2026-01-31T08:00:00Z`; UTC where no zone is named. Raises ApiError 400."""
-    if text is None:
-        return None
-    try:
-        found = datetime.fromisoformat(text)
-        # Beyond these the database's own calendar, and sums with time zones, end.
-        if not datetime(1970, 1, 1) <= found.replace(tzinfo=None) <= datetime(9000, 1, 1):
-            raise ValueError
-    except ValueError as error:
-        raise ApiError(
-            400, "invalid_time", f"{name}: expected a time such as 2026-01-31T08:00:00Z.", param=name
-        ) from error
-    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+def utc(moment: datetime | None) -> datetime | None:
+    """The point in time; UTC where it names no zone."""
+    return moment.replace(tzinfo=UTC) if moment is not None and moment.tzinfo is None else moment
 
 
 def uuid_or_none(text: str) -> str | None:

@@ -14,7 +14,7 @@ from citadel_llm.api.errors import ApiError
 from citadel_llm.api.identity.guard import Guard
 from citadel_llm.api.identity.principal import Principal
 from citadel_llm.api.routes.admin.asking import REFUSALS, asked
-from citadel_llm.api.routes.admin.paging import moment, packed, unpacked, uuid_or_none
+from citadel_llm.api.routes.admin.paging import Aware, packed, unpacked, utc, uuid_or_none
 from citadel_llm.api.state import GatewayState
 from citadel_llm.integration.database import usage
 from citadel_llm.integration.database.usage import NOBODY, Cursor, Filter, Period
@@ -23,8 +23,8 @@ __all__ = ["router"]
 
 _DEFAULT = "by default a day of hours, a month of days, a year of months"
 _Period = Annotated[Period, Query(description="What is summed up; UTC")]
-_Since = Annotated[str | None, Query(max_length=40, description=f"From then on; {_DEFAULT}")]
-_Until = Annotated[str | None, Query(max_length=40, description="Before then")]
+_Since = Annotated[datetime | None, Query(description=f"From then on; {_DEFAULT}")]
+_Until = Annotated[datetime | None, Query(description="Before then")]
 _Model = Annotated[str | None, Query(max_length=256)]
 _Limit = Annotated[int, Query(ge=1, le=1000)]
 _After = Annotated[str | None, Query(max_length=512, description="`next` of the page before")]
@@ -68,32 +68,25 @@ def router(state: GatewayState) -> APIRouter:
 
     async def page(
         period: Period,
-        since: str | None,
-        until: str | None,
+        since: datetime | None,
+        until: datetime | None,
         model: str | None,
         limit: int,
         cursor: str | None,
         **whose: str | None,
     ) -> JSONResponse:
-        for name, value in (("user", whose.get("user")), ("model", model)):
-            if value is not None and "\x00" in value:
-                raise ApiError(400, "invalid_request", f"{name}: expected text without NUL.", param=name)
-        begin = moment(since, "since") or usage.first_of(period, datetime.now(UTC))
-        wanted = Filter(period, begin, moment(until, "until"), model=model, **whose)
+        begin = utc(since) or usage.first_of(period, datetime.now(UTC))
+        wanted = Filter(period, begin, utc(until), model=model, **whose)
         after: Cursor | None = None
         if cursor is not None:
-            start, user_id, key_id, name = unpacked(cursor, tuple[str, UUID, UUID, str])
-            when = moment(start, "cursor")
-            assert when is not None  # noqa: S101 — only where no text was given
-            after = Cursor(when, str(user_id), str(key_id), name.replace("\x00", ""))
+            start, user_id, key_id, name = unpacked(cursor, tuple[Aware, UUID, UUID, str])
+            after = Cursor(start, str(user_id), str(key_id), name.replace("\x00", ""))
         async with asked(state) as connection:
             rows = await usage.find(connection, wanted, after, limit + 1)
         last = rows[limit - 1] if len(rows) > limit else None
         following = None
         if last is not None:
-            following = packed(
-                (last["period_start"].isoformat(), str(last["user_id"]), str(last["key_id"]), last["model"])
-            )
+            following = packed((last["period_start"], last["user_id"], last["key_id"], last["model"]))
         data = [_shown(row) for row in rows[:limit]]
         return JSONResponse({"object": "list", "period": period, "data": data, "next": following})
 

@@ -1,6 +1,7 @@
 alter table llm.feedback drop constraint feedback_says_something, drop column stars;
 delete from llm.feedback where rating is null;
 alter table llm.feedback alter column rating set not null;
+drop index llm.usage_rollups_by_model;
 drop table llm.audit_chains;
 drop index llm.audit_log_by_outcome;
 drop index llm.audit_log_by_kind;

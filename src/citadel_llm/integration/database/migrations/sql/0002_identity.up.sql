@@ -117,6 +117,8 @@ create table llm.audit_chains (
   updated_at timestamptz not null default now()
 );
 
+create index usage_rollups_by_model on llm.usage_rollups (model, period, period_start desc);
+
 -- Opinions ------------------------------------------------------------------------------------------------------------
 
 alter table llm.feedback
