@@ -159,7 +159,6 @@ async def test_the_documentation_describes_every_endpoint(gateway):
         *("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/v1/messages/count_tokens"),
         *("/v1/embeddings", "/tokenize", "/detokenize", "/v1/models", "/v1/models/{model_id}"),
         *("/health", "/health/live", "/health/ready", "/metrics"),
-        *("/admin/v1/audit", "/admin/v1/usage", "/admin/v1/usage/me"),
     }
     assert {
         *("/v1/conversations", "/v1/conversations/{conversation_id}", "/v1/conversations/{conversation_id}/export"),
