@@ -71,6 +71,20 @@ insert into llm.audit_chains (chain, position, digest) values
   ('hx-llm-server-01:1', 100, sha256('100'));
 insert into llm.feedback (request_id, rating, stars) values ('req-3', null, 5);
 """,
+    "0003": f"""
+insert into llm.files (id, user_id, filename, purpose, bytes, digest, expires_at) values
+  ('file-1', '{ANNA}', E'{AWKWARD}', 'assistants', 9007199254740993, decode(repeat('c3', 32), 'hex'), null),
+  ('file-2', '{BERT}', 'b.pdf', 'user_data', 0, decode(repeat('d4', 32), 'hex'), now() + interval '1 day');
+insert into llm.vector_stores (id, user_id, name, description, metadata, model, expires_days, deleted_at) values
+  ('vs_1', '{ANNA}', E'{AWKWARD}', '', '{{"k": "v"}}', 'minilm', 7, null),
+  ('vs_2', '{BERT}', '', '', '{{}}', 'minilm', null, now());
+insert into llm.vector_store_batches (id, store_id, cancelled_at) values ('vsfb_1', 'vs_1', null);
+insert into llm.vector_store_files (store_id, file_id, user_id, batch_id, status, attributes, max_tokens,
+    overlap_tokens, error_code, error_message, lease, lease_until) values
+  ('vs_1', 'file-1', '{ANNA}', 'vsfb_1', 'failed', '{{"n": 1.50, "b": true}}', 400, 100, 'invalid_file',
+   E'{AWKWARD}', null, null),
+  ('vs_2', 'file-2', '{BERT}', null, 'deleting', '{{}}', 100, 0, null, null, gen_random_uuid(), now());
+""",
 }
 
 

@@ -53,12 +53,13 @@ class Site:
             self.sql("insert into llm.roles (name) values (%s) on conflict do nothing", role)
             for permission in BUILT_IN["developer"] - {without}:
                 self.sql("insert into llm.grants (role, permission) values (%s, %s)", role, permission)
-        self.sql("insert into llm.user_roles (user_id, role) values (%s, %s)", user_id, role)
+        given = "insert into llm.user_roles (user_id, role) values (%s, %s) on conflict do nothing"
+        self.sql(given, user_id, role)
         made = f"sk-{secrets.token_hex(32)}"
         digest = digest_of(made.encode(), pepper_of(self.pepper))
         self.sql(
-            "insert into llm.api_keys (user_id, name, prefix, digest) values (%s, 'one', %s, %s)",
-            *(user_id, made[:8], digest),
+            "insert into llm.api_keys (user_id, name, prefix, digest) values (%s, %s, %s, %s)",
+            *(user_id, f"{name}-{made[3:9]}", made[:8], digest),
         )
         return made
 

@@ -474,7 +474,8 @@ async def test_all_that_is_kept_of_a_user_is_exported_and_deleted(gateway, clien
     for nobody in (str(uuid.uuid4()), "x", "%00" * 12):
         assert (await data("DELETE", f"/admin/v1/users/{nobody}/data", "admin")).status == 404
     gone = await data("DELETE", other, "admin")
-    assert gone.json == {"object": "user.data.deleted", "conversations": 1, "responses": 2, "feedback": 1}
+    counts = {"conversations": 1, "responses": 2, "feedback": 1, "files": 0, "vector_stores": 0}
+    assert gone.json == {"object": "user.data.deleted", **counts}
     assert kinds(await data()) == {}
     assert (await data("DELETE")).json["conversations"] == 0
 

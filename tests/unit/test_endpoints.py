@@ -153,7 +153,7 @@ async def test_the_documentation_describes_every_endpoint(gateway):
     assert (page.status, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
     answer = await gateway.get("/openapi.json")
     document = answer.json
-    kept = ("/v1/responses/", "/v1/conversations", "/v1/feedback", "/v1/me/", "/admin/")
+    kept = ("/v1/responses/", "/v1/conversations", "/v1/feedback", "/v1/me/", "/v1/files", "/v1/vector_", "/admin/")
     told = {path for path in document["paths"] if not path.startswith(kept)}
     assert told == {
         *("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/v1/messages/count_tokens"),
@@ -164,6 +164,8 @@ async def test_the_documentation_describes_every_endpoint(gateway):
         *("/v1/conversations", "/v1/conversations/{conversation_id}", "/v1/conversations/{conversation_id}/export"),
         *(f"/v1/conversations/{{conversation_id}}/items{one}" for one in ("", "/{item_id}")),
         *("/v1/responses/{response_id}", "/v1/responses/{response_id}/input_items"),
+        *("/v1/files", "/v1/files/{file_id}", "/v1/files/{file_id}/content", "/v1/vector_stores"),
+        *(f"/v1/vector_stores/{{vector_store_id}}/{one}" for one in ("search", "files", "file_batches")),
         *("/v1/feedback", "/v1/feedback/{request_id}", "/v1/me/data", "/admin/v1/users/{user_id}/data"),
     } <= set(document["paths"])
     assert document["info"]["version"] == __version__

@@ -19,7 +19,18 @@ from citadel_llm.api.middleware.asgi import App, Message, Receive, Scope, Send
 from citadel_llm.api.middleware.auth import credentials_of
 from citadel_llm.api.middleware.context import RequestContext, install_error_handlers
 from citadel_llm.api.openapi import DESCRIPTION, install_openapi
-from citadel_llm.api.routes import conversation_items, conversations, feedback, health, metrics, models, responses
+from citadel_llm.api.routes import (
+    conversation_items,
+    conversations,
+    feedback,
+    files,
+    health,
+    metrics,
+    models,
+    responses,
+    vector_store_files,
+    vector_stores,
+)
 from citadel_llm.api.routes.admin import audit, budgets, data, keys, limits, roles, usage, users
 from citadel_llm.api.routes.completions import Completions
 from citadel_llm.api.routes.kept import KeptResponses
@@ -36,7 +47,7 @@ _OF_ANY_SIZE = ("/v1/files",)  # read piece by piece by their own endpoints
 def build_fastapi(state: GatewayState) -> FastAPI:
     """The application for all that is not hot."""
     app = FastAPI(title="Citadel LLM gateway", version=state.version, description=DESCRIPTION, redoc_url=None)
-    own = (models, responses, conversations, conversation_items, feedback)
+    own = (models, responses, conversations, conversation_items, feedback, files, vector_stores, vector_store_files)
     families = (*own, users, keys, roles, limits, budgets, data, audit, usage, health, metrics)
     routers = [family.router(state) for family in families]
     for router in routers:

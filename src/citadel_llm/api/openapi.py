@@ -60,6 +60,7 @@ _PARAMETERS: dict[str, tuple[dict[str, Any], str]] = {
         _TEXT,
         "`explain` has the answer tell, in a header of this name, why it came from where it did",
     ),
+    "x-citadel-retrieval": (_TEXT, "`optional` lets a request with `file_search` go on without it where that is away"),
     "x-citadel-cache": (_TEXT, "`allow` lets the answer come from the cache though the request does not determine it"),
 }
 

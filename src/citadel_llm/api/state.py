@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from citadel_llm.api.audit.audit import build_audit
 from citadel_llm.api.errors import ApiError
+from citadel_llm.api.files.build import build_files
 from citadel_llm.api.identity.build import Identity
 from citadel_llm.api.identity.principal import Principal
 from citadel_llm.api.limits.bounds import BoundsTable
@@ -16,6 +17,7 @@ from citadel_llm.api.limits.catchup import CatchUp
 from citadel_llm.api.limits.limiter import Limiter
 from citadel_llm.api.limits.table import Table
 from citadel_llm.api.middleware.exchange import Sweeper
+from citadel_llm.api.routes.semantic import build_semantic
 from citadel_llm.api.upstream.engine import Engine
 from citadel_llm.api.upstream.model import ServedModel, build_models
 from citadel_llm.api.upstream.prober import Prober
@@ -82,6 +84,8 @@ class GatewayState:
         )
         self.callers = self.identity.callers
         self.audit = build_audit(config.audit, self.database, metrics.audit, log.event, instance=instance)
+        self.files = build_files(self)
+        self.semantic = build_semantic(self)
         self.sweeper = Sweeper(config.limits.retry_after_s, self._tick)
         self._gauges = [
             (model, metrics.in_flight.labels(name), metrics.queued.labels(name)) for name, model in self.models.items()
@@ -104,9 +108,17 @@ class GatewayState:
         if self.audit is not None:
             self.audit.start()
         await self.prober.start()
+        if self.files is not None:
+            await self.files.start()
+        if self.semantic is not None:
+            self.semantic.start()
 
     async def stop(self) -> None:
         """End the watching and close what is open."""
+        if self.files is not None:
+            await self.files.stop()
+        if self.semantic is not None:
+            await self.semantic.stop()
         self.sweeper.stop()
         await self.prober.stop()
         await self.identity.stop()

@@ -25,6 +25,7 @@ _VERBS = {
     "status": "show what the gateway says of every model",
     "usage": "show how much was used",
     "users": "list, make, change and disable users",
+    "vector": "see and search vector stores; re-embed, back up and bring back collections",
 }
 
 

@@ -55,10 +55,10 @@ class Api:
         self._key = _key()
         self._opener = urllib.request.build_opener(_NoRedirects)
 
-    def call(self, method: str, path: str, body: Any = None, **query: Any) -> Any:
-        """What the API answers, None where it answers nothing. Raises ApiFailure."""
+    def call(self, method: str, path: str, body: Any = None, *, base: str = "/admin/v1", **query: Any) -> Any:
+        """What the API under `base` answers, None where it answers nothing. Raises ApiFailure."""
         given = {name: value for name, value in query.items() if value is not None}
-        url = f"{self._url}/admin/v1{path}" + (f"?{urllib.parse.urlencode(given)}" if given else "")
+        url = f"{self._url}{base}{path}" + (f"?{urllib.parse.urlencode(given)}" if given else "")
         request = urllib.request.Request(url, method=method)  # noqa: S310 — the scheme is checked
         request.add_header("authorization", f"Bearer {self._key}")
         if body is not None:

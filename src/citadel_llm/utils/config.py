@@ -31,11 +31,13 @@ __all__ = [
     "Database",
     "Ejection",
     "Feature",
+    "Files",
     "Limits",
     "Model",
     "Policy",
     "Probe",
     "Retry",
+    "Semantic",
     "Sessions",
     "Timeouts",
     "Tls",
@@ -217,6 +219,54 @@ class Vector(_Section, frozen=True, kw_only=True):
             raise ValueError("Expected no password in `url`: the API key is in `credentials_file`")
 
 
+class Files(_Section, frozen=True, kw_only=True):
+    """Files and vector stores; they need `vector`, `database` and a model of the kind `embedding`."""
+
+    enabled: bool = False
+    path: str = "/opt/citadel/data/files"  # the contents; where there are several LLM servers, the same for all
+    tokenizer: str = ""  # the tokenizer.json of the model `embedder`
+    embedder: str = ""  # whose vectors new stores have; none: the first model of that kind
+    max_file_bytes: Annotated[int, Meta(ge=1024, le=1 << 33)] = 64 << 20
+    user_files: Count = 10_000
+    user_bytes: Annotated[int, Meta(ge=1024)] = 2 << 30
+    total_bytes: Annotated[int, Meta(ge=1024)] = 50 << 30
+    user_stores: Count = 1000
+    store_files: Count = 10_000
+    chunk_tokens: Annotated[int, Meta(ge=100, le=4096)] = 400  # where a caller leaves it to us
+    overlap_tokens: Annotated[int, Meta(ge=0, le=2048)] = 100
+    workers: Annotated[int, Meta(ge=0, le=64)] = 1  # files that one instance works on at once
+    batch: Annotated[int, Meta(ge=1, le=1024)] = 32  # chunks that are embedded and written at once
+    lease_s: Annotated[float, Meta(ge=2, le=3600)] = 60.0  # a file whose instance is gone is taken up after this
+    poll_s: Seconds = 2.0  # what another instance was asked for is seen after this
+    retry_s: Seconds = 5.0
+    read_memory_bytes: Annotated[int, Meta(ge=1 << 28)] = 512 << 20  # of the process that reads one file
+    read_cpu_s: Count = 60
+    max_text_bytes: Annotated[int, Meta(ge=1024)] = 16 << 20  # of one file
+    max_chunks: Count = 50_000
+
+    def __post_init__(self) -> None:
+        if 2 * self.overlap_tokens > self.chunk_tokens:
+            raise ValueError("Expected `overlap_tokens` of at most half of `chunk_tokens`")
+        if self.enabled and not self.tokenizer:
+            raise ValueError("Expected `tokenizer`: the path of the embedding model's tokenizer.json")
+
+
+class Semantic(_Section, frozen=True, kw_only=True):
+    """Answers that are given again to questions of the same meaning: citadel_llm/api/routes/semantic.py.
+
+    They need `vector` and a model of the kind `embedding`.
+    """
+
+    enabled: bool = False
+    keys: list[str] = msgspec.field(default_factory=list)  # whose requests take part: USER/KEY, USER, or * for all
+    embedder: str = ""  # the one whose vectors the collections of answers have; none: the first
+    threshold: Annotated[float, Meta(ge=0.5, le=1)] = 0.92  # of the cosine; docs/files.md has what was measured
+    ttl_s: Seconds = 86_400.0
+    timeout_s: Annotated[float, Meta(gt=0, le=10)] = 0.5  # for a look, the question's vector included
+    max_question_chars: Count = 1000
+    max_answer_bytes: Annotated[int, Meta(ge=1024, le=4 << 20)] = 64 << 10
+
+
 class Database(_Section, frozen=True, kw_only=True):
     """PostgreSQL, through Pgpool-II: users and keys, conversations, the audit log."""
 
@@ -367,6 +417,8 @@ class Config(_Section, frozen=True, kw_only=True):
     cache: Cache = msgspec.field(default_factory=Cache)
     vector: Vector = msgspec.field(default_factory=Vector)
     database: Database = msgspec.field(default_factory=Database)
+    files: Files = msgspec.field(default_factory=Files)
+    semantic: Semantic = msgspec.field(default_factory=Semantic)
     sessions: Sessions = msgspec.field(default_factory=Sessions)
     audit: Audit = msgspec.field(default_factory=Audit)
     created: int = 0  # Unix seconds; not of the file's text but its age, shown in /v1/models
@@ -384,6 +436,7 @@ class Config(_Section, frozen=True, kw_only=True):
         self._check_aliases()
         if self.auth.keys_file is None and not self.database.enabled:
             raise ValueError("Expected `auth.keys_file`, or a `database`, that says who may call")
+        self._check_files()
 
     def _check_fallback(self, name: str, model: Model) -> None:
         for other in model.fallback:
@@ -393,6 +446,17 @@ class Config(_Section, frozen=True, kw_only=True):
                 raise ValueError(f"`models.{name}.fallback`: expected models of its kind, got `{other}`")
         if len(set(model.fallback)) < len(model.fallback):
             raise ValueError(f"`models.{name}.fallback`: expected each model once")
+
+    def _check_files(self) -> None:
+        known = [name for name, model in self.models.items() if model.kind == "embedding"]
+        sections = (("files", self.files), ("semantic", self.semantic))
+        for name, embedder in [(name, section.embedder) for name, section in sections if section.enabled]:
+            if not self.vector.enabled:
+                raise ValueError(f"`{name}`: expected `vector` to be enabled too")
+            if not known or embedder not in ("", *known):
+                raise ValueError(f"`{name}.embedder`: expected a model of the kind `embedding`, got `{embedder}`")
+        if self.files.enabled and not self.database.enabled:
+            raise ValueError("`files`: expected `database` to be enabled too")
 
     def _check_aliases(self) -> None:
         for alias, name in self.aliases.items():

@@ -18,6 +18,7 @@ import msgspec
 from citadel_llm.api.audit.action import hot_action
 from citadel_llm.api.call import Call, CallerGone, Reply, TooLarge
 from citadel_llm.api.errors import ApiError, Headers, error_body, error_event
+from citadel_llm.api.files.retrieval import WORDS, Retrieval
 from citadel_llm.api.identity.guard import denied
 from citadel_llm.api.middleware.auth import TWICE
 from citadel_llm.api.middleware.correlation import new_request_id, sane_request_id
@@ -36,6 +37,7 @@ from citadel_llm.api.upstream.model import ServedModel
 __all__ = ["Completions"]
 
 _X = ord("x")
+_SEARCHING = frozenset({"/v1/chat/completions", "/v1/responses"})  # those that take the tool `file_search`
 
 
 class _Request(msgspec.Struct):
@@ -70,6 +72,8 @@ class Completions:
         self._action = hot_action(path)
         self._forwarder = Forwarder(state, path)
         self._resolver = Resolver(state, interchangeable=self._endpoint.streams)
+        self._retrieval = Retrieval(state, path) if path in _SEARCHING else None
+        self._semantic = state.semantic if path == "/v1/chat/completions" else None
         cache = state.cache
         self._cached = None if cache is None else CachedAnswers(cache, state.flights, state, path)
 
@@ -120,14 +124,7 @@ class Completions:
         audit = self._state.audit
         if audit is not None and audit.content is not None:
             call = exchange.kept = audit.content.keep(call, body)
-        try:
-            request = _request.decode(body)
-        except msgspec.ValidationError as failure:
-            raise _invalid(failure) from failure
-        except RecursionError as failure:
-            raise ApiError(400, "invalid_json", "The body is nested too deeply.") from failure
-        except ValueError as failure:  # msgspec's own, or a text that is not UTF-8
-            raise ApiError(400, "invalid_json", f"The body is not valid JSON: {failure}") from failure
+        request = _decoded(body)
         exchange.stream = bool(request.stream) and self._endpoint.streams
         chain = self._resolver.chain(request.model, exchange, body)
         model = chain[0]
@@ -147,6 +144,13 @@ class Completions:
         limiter = self._state.limiter
         if not limiter.admit(exchange, model.name, tokens):
             await limiter.admit_patiently(exchange, model.name, tokens)
+        if self._retrieval is not None and WORDS in body:
+            body, call = await self._retrieval(exchange, call, body, model)
+        elif self._semantic is not None and self._semantic.wanted(principal):
+            asking = await self._semantic(exchange, call, body, model)
+            if asking is None:
+                return
+            call = asking
         cached = self._cached
         # Who wants the decision explained wants it made.
         if (
@@ -442,6 +446,17 @@ def _renamed(body: bytes, name: str) -> bytes:
 
 def _too_large(limit: int) -> ApiError:
     return ApiError(413, "request_too_large", f"The body is larger than the {limit} bytes that this server takes.")
+
+
+def _decoded(body: bytes) -> _Request:
+    try:
+        return _request.decode(body)
+    except msgspec.ValidationError as failure:
+        raise _invalid(failure) from failure
+    except RecursionError as failure:
+        raise ApiError(400, "invalid_json", "The body is nested too deeply.") from failure
+    except ValueError as failure:  # msgspec's own, or a text that is not UTF-8
+        raise ApiError(400, "invalid_json", f"The body is not valid JSON: {failure}") from failure
 
 
 def _invalid(failure: msgspec.ValidationError) -> ApiError:

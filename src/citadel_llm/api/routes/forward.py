@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from citadel_llm.api.call import Reply
 from citadel_llm.api.errors import ApiError, Headers, reshape
@@ -12,10 +13,12 @@ from citadel_llm.api.middleware.exchange import Exchange, Overdue, Phase
 from citadel_llm.api.routes.unasked import Unasked
 from citadel_llm.api.routes.usage import note_stream_usage, note_usage
 from citadel_llm.api.routing.retry import backoff_s
-from citadel_llm.api.state import GatewayState
 from citadel_llm.api.upstream.connection import BadResponse, Connection, ConnectionLost
 from citadel_llm.api.upstream.engine import Engine, State
 from citadel_llm.api.upstream.model import ServedModel
+
+if TYPE_CHECKING:
+    from citadel_llm.api.state import GatewayState
 
 __all__ = ["Forwarder", "Unanswered"]
 

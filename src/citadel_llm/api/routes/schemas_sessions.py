@@ -119,6 +119,8 @@ class DataDeleted(BaseModel):
     conversations: int
     responses: int
     feedback: int
+    files: int
+    vector_stores: int
 
 
 class FeedbackObject(BaseModel):

@@ -37,6 +37,10 @@ _TABLES = {
     "budgets": _ALL,
     "limits": _ALL,
     "identity_version": _READ,
+    "files": _ALL,
+    "vector_stores": _ALL,
+    "vector_store_batches": _ALL,
+    "vector_store_files": _ALL,
 }
 _FUNCTIONS = (
     "audit_missing_partitions(integer)",

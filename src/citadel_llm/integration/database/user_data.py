@@ -42,11 +42,28 @@ EXPORTED: Final[Mapping[str, str]] = {
       'created_at', cast(extract(epoch from created_at) as bigint))::text, request_id, 0
     from llm.feedback where user_id = %(user)s and request_id > %(after)s and %(number)s = %(number)s
     order by request_id limit %(limit)s""",
+    "file": f"""{ON_PRIMARY}select json_build_object('object', 'file', 'id', id, 'filename', filename,
+      'purpose', purpose, 'bytes', bytes, 'created_at', cast(extract(epoch from created_at) as bigint))::text, id, 0
+    from llm.files where user_id = %(user)s and id > %(after)s and %(number)s = %(number)s
+    order by id limit %(limit)s""",
+    "vector_store": f"""{ON_PRIMARY}select json_build_object('object', 'vector_store', 'id', id, 'name', name,
+      'description', description, 'metadata', metadata,
+      'created_at', cast(extract(epoch from created_at) as bigint), 'files', (
+        select coalesce(json_agg(json_build_object('id', file_id, 'attributes', attributes)), '[]')
+        from llm.vector_store_files f where f.store_id = s.id and f.status <> 'deleting'))::text, id, 0
+    from llm.vector_stores s where user_id = %(user)s and deleted_at is null and id > %(after)s
+      and %(number)s = %(number)s
+    order by id limit %(limit)s""",
 }
 DELETED: Final[Mapping[str, str]] = {
     "conversations": f"{ON_PRIMARY}delete from llm.sessions where user_id = %(user)s",
     "responses": f"{ON_PRIMARY}delete from llm.responses where user_id = %(user)s",
     "feedback": f"{ON_PRIMARY}delete from llm.feedback where user_id = %(user)s",
+    # The points in Qdrant and the contents on disk follow in the background (api/files/worker.py).
+    "vector_stores": f"{ON_PRIMARY}with emptied as (update llm.vector_store_files set status = 'deleting', "
+    "try_at = now() where user_id = %(user)s and status <> 'deleting') "
+    "update llm.vector_stores set deleted_at = now() where user_id = %(user)s and deleted_at is null",
+    "files": f"{ON_PRIMARY}delete from llm.files where user_id = %(user)s",
 }
 EXISTS: Final = f"{ON_PRIMARY}select 1 from llm.users where id = %(user)s"
 # A conversation has many items, which go with it: fewer at once.

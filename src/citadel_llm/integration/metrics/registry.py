@@ -18,6 +18,8 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 
 from citadel_llm.integration.metrics.audit import AuditMetrics
 from citadel_llm.integration.metrics.cache import CacheCounters
+from citadel_llm.integration.metrics.files import FileCounters
+from citadel_llm.integration.metrics.semantic import SemanticCounters
 from citadel_llm.integration.metrics.tally import Distribution, Tally
 from citadel_llm.integration.metrics.vector import VectorCounters
 
@@ -155,6 +157,8 @@ class Metrics:
         )
         self.cache = CacheCounters(registry)
         self.vector = VectorCounters(registry)
+        self.files = FileCounters(registry)
+        self.semantic = SemanticCounters(registry)
         self.audit = AuditMetrics(registry)
         self._answers: dict[tuple[str, str, int], tuple[Tally, Distribution]] = {}
         self._durations: dict[tuple[str, str], Distribution] = {}

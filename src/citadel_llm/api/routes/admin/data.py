@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["router"]
 
 _LINES = {
-    "description": "JSON lines: conversations, their items, kept responses, ratings",
+    "description": "JSON lines: conversations, their items, kept responses, ratings, files, vector stores",
     "content": {"application/jsonl": {"schema": {"type": "string"}}},
 }
 
