@@ -79,8 +79,10 @@ def _table(lab: Lab) -> str:
 
 def _mark(name: str) -> tuple[str, int]:
     """What a lab has written of itself under /run: its state's folder and its uplink's number; ("", 0) without."""
-    mark = RUN / name
-    folder, _, number = (mark.read_text() if mark.exists() else "").partition("\n")
+    try:
+        folder, _, number = (RUN / name).read_text().partition("\n")
+    except FileNotFoundError:  # also where its `down` ends just now
+        return "", 0
     return folder, int(number or 0)
 
 
@@ -97,6 +99,8 @@ def up(lab: Lab) -> None:
     """Builds what is missing of the network; idempotent, and mends what a killed run left half-made."""
     check_owner(lab)
     RUN.mkdir(exist_ok=True)
+    if not (RUN / "ip_forward").exists():
+        (RUN / "ip_forward").write_text(FORWARD.read_text())
     index = _index(lab)
     (RUN / lab.name).write_text(f"{lab.directory}\n{index}")
     uplink, subnet = f"cl{index}up", f"10.199.{index}"
@@ -117,8 +121,6 @@ def up(lab: Lab) -> None:
     _ip("link", "set", "br0", "up", namespace=lab.namespace())
     _nft(MASQUERADE.format(table=_table(lab), match=f"ip saddr {subnet}.0/30"))
     _nft(MASQUERADE.format(table=_table(lab), match='oifname "up0"'), namespace=lab.namespace())
-    if not (RUN / "ip_forward").exists():
-        (RUN / "ip_forward").write_text(FORWARD.read_text())
     FORWARD.write_text("1\n")
     subprocess.run(inside(lab.namespace(), ["sh", "-c", f"echo 1 > {FORWARD}"]), check=True)
 

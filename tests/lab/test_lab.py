@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,10 +22,10 @@ HOST = "hx-sql-server-01"
 ENVIRONMENT = {**os.environ, "LAB_NAME": NAME}
 
 
-def lab(*words: str, code: int = 0) -> str:
+def lab(*words: str, code: int = 0, name: str = NAME) -> str:
     result = subprocess.run(
         [str(REPO / "bin/lab"), *words],
-        env=ENVIRONMENT,
+        env={**ENVIRONMENT, "LAB_NAME": name},
         capture_output=True,
         text=True,
         timeout=300,
@@ -87,6 +89,27 @@ def test_up_again_changes_nothing() -> None:
     before = status()[HOST]["pid"]
     lab("up", HOST)
     assert status()[HOST]["pid"] == before
+
+
+def test_a_lab_that_would_have_the_number_of_one_that_is_up_gets_another() -> None:
+    def number(name: str) -> int:
+        return zlib.crc32(f"citadel-{name}".encode()) % 250
+
+    def uplinks() -> set[str]:
+        links = json.loads(subprocess.run(["ip", "-j", "link"], capture_output=True, text=True, check=True).stdout)
+        return {link["ifname"] for link in links if re.fullmatch(r"cl\d+up", link["ifname"])}
+
+    other = next(name for name in (f"x{count}" for count in range(10**6)) if number(name) == number(NAME))
+    before = uplinks()
+    try:
+        lab("up", "hx-metrics-server-01", name=other)
+        assert uplinks() > before
+        assert lab("exec", HOST, "hostname").strip() == HOST
+        assert lab("exec", "hx-metrics-server-01", "hostname", name=other).strip() == "hx-metrics-server-01"
+    finally:
+        lab("down", name=other)
+        shutil.rmtree(REPO / f".lab-{other}", ignore_errors=True)
+    assert uplinks() == before
 
 
 def test_the_sql_host_answers_for_each_user_through_pgpool() -> None:

@@ -210,7 +210,9 @@ def test_its_metrics_count_over_all_instances(caller, client, writers):
     model = writers[0]["name"]
     pattern = rf'^citadel_gateway_requests_total\{{model="{model}",route="/tokenize",status="200"\}} (\S+)$'
 
-    def count():  # each instance writes its own part ten times a second
+    # A route that nothing before this test asks: each instance writes its own part ten times a second, so that a count
+    # of one in use may still lack what was asked just before.
+    def count():
         found = re.search(pattern, client.get("/metrics").text, re.MULTILINE)
         return float(found.group(1)) if found else 0.0
 
