@@ -110,6 +110,8 @@ def ensure_secrets(lab: Lab) -> None:
         facts |= {"gateway_url": f"http://{lab.address(LLM_HOST)}:8000", "admin_key": key}
     if "vault_gateway_pepper:" not in text:
         text += f"vault_gateway_pepper: {secrets.token_urlsafe(32)}\n"
+    if "vault_audit_hash_key:" not in text:
+        text += f"vault_audit_hash_key: {secrets.token_urlsafe(32)}\n"
     for variable, fact, user in sql.ACCOUNTS:
         if f"{variable}:" not in text:
             password = secrets.token_urlsafe(24)

@@ -52,7 +52,7 @@ insert into llm.budgets (scope, subject, period, max_requests, max_tokens) value
   ('user', '{ANNA}', 'day', 1000, null), ('everyone', '*', 'month', null, 9007199254740993);
 """,
     "0002": f"""
-insert into llm.users (name, origin, failed_logins) values ('site', 'site', 3);
+insert into llm.users (name, origin) values ('site', 'site');
 insert into llm.api_keys (user_id, name, prefix, digest, origin, models, permissions, created_by) values
   ('{ANNA}', 'narrow', 'ck_narr', decode(repeat('b2', 32), 'hex'), 'site', array['mixtral', 'a"b'], '{{}}', '{BERT}');
 insert into llm.limits (scope, subject, requests_per_minute, tokens_per_minute, concurrent_requests) values

@@ -30,4 +30,4 @@ drop table llm.limits;
 drop function llm.identity_changed();
 drop table llm.identity_version;
 alter table llm.api_keys drop column origin, drop column models, drop column permissions, drop column created_by;
-alter table llm.users drop column origin, drop column failed_logins;
+alter table llm.users drop column origin;

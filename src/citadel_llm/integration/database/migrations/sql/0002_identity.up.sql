@@ -2,8 +2,7 @@
 
 -- `site`: declared in the site's secrets file, and kept as it says; `api`: made by somebody.
 alter table llm.users
-  add column origin text not null default 'api' check (origin in ('site', 'api')),
-  add column failed_logins integer not null default 0;
+  add column origin text not null default 'api' check (origin in ('site', 'api'));
 
 -- A key may be given less than its user has: none means as much.
 alter table llm.api_keys
