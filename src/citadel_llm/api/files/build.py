@@ -42,6 +42,7 @@ class FileService:
             section,
             self.content,
             self.files,
+            self.stores,
             Ingestion(database),
             vector,
             self.embedders,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import traceback
 import uuid
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from citadel_llm.api.files.filters import payload_of
 from citadel_llm.integration.database.files import Files
 from citadel_llm.integration.database.ingestion import Ingestion, Job, LeaseLost
 from citadel_llm.integration.database.target import DatabaseUnavailable
+from citadel_llm.integration.database.vector_stores import VectorStores
 from citadel_llm.integration.documents.chunks import Chunk
 from citadel_llm.integration.documents.parsers import DocumentError
 from citadel_llm.integration.documents.process import Readers, Task
@@ -41,6 +43,7 @@ _NAMESPACE = uuid.UUID("5f0c7d5e-3a0c-4d39-9a1b-6e8f5f2b7c11")
 _ATTEMPTS = 20  # without getting any further
 _EMBED_S = 120.0
 _SWEEP_S = 600.0
+_LOOKED_FOR = 500  # contents in one question
 _IDLE_S = 30.0  # then what reads files needs no memory any more
 
 
@@ -57,6 +60,7 @@ class Worker:
         section: Section,
         content: Content,
         files: Files,
+        stores: VectorStores,
         work: Ingestion,
         vector: VectorClient,
         embedders: dict[str, Embedder],
@@ -67,6 +71,7 @@ class Worker:
         self._section = section
         self._content = content
         self._files = files
+        self._stores = stores
         self._work = work
         self._vector = vector
         self._embedders = embedders
@@ -262,13 +267,17 @@ class Worker:
         """What nobody asks for: files and stores whose time is over, contents that no file has."""
         while True:
             try:
+                while (left := await self._stores.left()) is not None:
+                    await self._stores.empty(left)
                 await self._work.sweep()
                 for id, user_id in await self._files.expired():
                     digest = await self._files.delete(user_id, id)
                     if digest is not None:
                         await self.release(digest)
-                for digest in await asyncio.to_thread(lambda: list(self._content.digests())):
-                    await self.release(digest)
+                there = await asyncio.to_thread(lambda: list(self._content.digests()))
+                for some in itertools.batched(there, _LOOKED_FOR):
+                    for digest in await self._files.nobodys(list(some)):
+                        await self.release(digest)
                 self._counters.waiting.set(await self._work.waiting())
             except DatabaseUnavailable:
                 pass

@@ -91,6 +91,7 @@ TAKE_OUT: Final = (
 )
 DELETE: Final = f"{ON_PRIMARY}delete from llm.files where id = %(id)s and user_id = %(user)s returning digest"
 HELD: Final = f"{ON_PRIMARY}select exists (select from llm.files where digest = %(digest)s)"
+SOMEBODYS: Final = f"{ON_PRIMARY}select distinct digest from llm.files where digest = any(%(digests)s)"
 EXPIRED: Final = (
     f"{ON_PRIMARY}select id, cast(user_id as text) from llm.files "
     "where expires_at <= now() order by expires_at limit 100"
@@ -166,6 +167,12 @@ class Files:
         async with self._database.connection() as connection:
             rows = await (await connection.execute(EXPIRED)).fetchall()
         return [(id, user_id) for id, user_id in rows]
+
+    async def nobodys(self, digests: list[bytes]) -> set[bytes]:
+        """Those of these contents that no file has, a moment ago: `release` looks again."""
+        async with self._database.connection() as connection:
+            rows = await (await connection.execute(SOMEBODYS, {"digests": digests})).fetchall()
+        return set(digests) - {bytes(digest) for (digest,) in rows}
 
     async def release(self, digest: bytes, remove: Callable[[], Awaitable[None]]) -> None:
         """Call `remove` where no file has this content any more; none is added meanwhile."""

@@ -92,10 +92,8 @@ CLEANED: Final = (
 REMOVED: Final = f"{ON_PRIMARY}delete from llm.vector_store_files {_MINE}"
 # Stores that nobody sees any more, or that were not used for as long as they were to be kept.
 EXPIRE: Final = (
-    f"{ON_PRIMARY}with gone as (update llm.vector_stores set deleted_at = now() where deleted_at is null "
-    "and last_active_at + make_interval(days => expires_days) <= now() - interval '30 days' returning id) "
-    "update llm.vector_store_files set status = 'deleting', try_at = now() "
-    "where store_id in (select id from gone) and status <> 'deleting'"
+    f"{ON_PRIMARY}update llm.vector_stores set deleted_at = now() where deleted_at is null "
+    "and last_active_at + make_interval(days => expires_days) <= now() - interval '30 days'"
 )
 SWEEP: Final = (
     f"{ON_PRIMARY}delete from llm.vector_stores s where deleted_at < now() - interval '1 minute' "

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from citadel_llm.integration.database.target import ON_PRIMARY
+from citadel_llm.integration.database.vector_stores import VectorStores
 
 if TYPE_CHECKING:
     from citadel_llm.integration.database.pool import Database
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["EXPIRED", "delete", "exists", "export"]
 
 _ROWS = 20  # of a page, which is read whole: each may be as large as a conversation may be
-# Each with what its next page begins after: pairs of a text and a number, which are all kinds of keys here.
+# Each with what its next page begins after: pairs of a text and a number, which are all kinds of keys here. Items are
+# looked for conversation by conversation: by their own order, everybody's would be gone through.
 EXPORTED: Final[Mapping[str, str]] = {
     "conversation": f"""{ON_PRIMARY}select json_build_object('object', 'conversation', 'id', id,
       'created_at', cast(extract(epoch from created_at) as bigint),
@@ -29,9 +31,10 @@ EXPORTED: Final[Mapping[str, str]] = {
     "conversation.item": f"""{ON_PRIMARY}select
       '{{"object":"conversation.item","conversation_id":' || to_json(m.session_id)
       || ',"item":' || cast(m.content as text) || '}}', m.session_id, m.position
-    from llm.messages m join llm.sessions s on s.id = m.session_id
-    where s.user_id = %(user)s and (m.session_id, m.position) > (%(after)s, %(number)s)
-    order by m.session_id, m.position limit %(limit)s""",
+    from llm.sessions s cross join lateral (
+      select session_id, position, content from llm.messages
+      where session_id = s.id and (s.id > %(after)s or position > %(number)s) order by position limit %(limit)s) m
+    where s.user_id = %(user)s and s.id >= %(after)s order by s.id, m.position limit %(limit)s""",
     "response": f"""{ON_PRIMARY}select '{{"object":"kept_response","response_id":' || to_json(id)
       || ',"input":' || cast(input as text) || ',"output":' || cast(output as text)
       || ',"response":' || cast(body as text) || '}}', id, 0
@@ -60,9 +63,8 @@ DELETED: Final[Mapping[str, str]] = {
     "responses": f"{ON_PRIMARY}delete from llm.responses where user_id = %(user)s",
     "feedback": f"{ON_PRIMARY}delete from llm.feedback where user_id = %(user)s",
     # The points in Qdrant and the contents on disk follow in the background (api/files/worker.py).
-    "vector_stores": f"{ON_PRIMARY}with emptied as (update llm.vector_store_files set status = 'deleting', "
-    "try_at = now() where user_id = %(user)s and status <> 'deleting') "
-    "update llm.vector_stores set deleted_at = now() where user_id = %(user)s and deleted_at is null",
+    "vector_stores": f"{ON_PRIMARY}update llm.vector_stores set deleted_at = now() "
+    "where user_id = %(user)s and deleted_at is null",
     "files": f"{ON_PRIMARY}delete from llm.files where user_id = %(user)s",
 }
 EXISTS: Final = f"{ON_PRIMARY}select 1 from llm.users where id = %(user)s"
@@ -92,10 +94,14 @@ async def export(database: Database, user_id: str) -> AsyncIterator[bytes]:
 async def delete(database: Database, user_id: str) -> dict[str, int]:
     """Delete it; how many of each."""
     async with database.connection() as connection:
-        return {
+        deleted = {
             name: (await connection.execute(statement, {"user": user_id})).rowcount
             for name, statement in DELETED.items()
         }
+    stores = VectorStores(database)
+    while (left := await stores.left()) is not None:
+        await stores.empty(left)
+    return deleted
 
 
 async def exists(database: Database, user_id: str) -> bool:

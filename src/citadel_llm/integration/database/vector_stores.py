@@ -134,9 +134,15 @@ UPDATE: Final = (
     f"expires_days = %(expires_days)s, last_active_at = now() where id = %(id)s and {_OWN}"
 )
 DELETE: Final = f"{ON_PRIMARY}update llm.vector_stores set deleted_at = now() where id = %(id)s and {_OWN}"
+# Some at a time, so that nobody waits for it. Nobody sees what is in a deleted store, emptied or not.
 EMPTY: Final = (
     f"{ON_PRIMARY}update llm.vector_store_files set status = 'deleting', try_at = now() "
-    "where store_id = %(store)s and status <> 'deleting'"
+    "where store_id = %(store)s and file_id in (select file_id from llm.vector_store_files "
+    "where store_id = %(store)s and status <> 'deleting' limit 500)"
+)
+LEFT: Final = (
+    f"{ON_PRIMARY}select id from llm.vector_stores s where deleted_at is not null and exists "
+    "(select from llm.vector_store_files f where f.store_id = s.id and f.status <> 'deleting') limit 1"
 )
 # Of several stores: those that are the caller's own and alive, and used by that.
 USE: Final = (
@@ -244,8 +250,21 @@ class VectorStores:
         async with self._database.connection() as connection:
             if not (await connection.execute(DELETE, {"id": id, "user": user_id})).rowcount:
                 return False
-            await connection.execute(EMPTY, {"store": id})
+        await self.empty(id)
         return True
+
+    async def empty(self, id: str) -> None:
+        """What is in a deleted store is to go."""
+        emptied = 1
+        while emptied:
+            async with self._database.connection() as connection:
+                emptied = (await connection.execute(EMPTY, {"store": id})).rowcount
+
+    async def left(self) -> str | None:
+        """A deleted store in which something is that is not to go yet: where deleting it was broken off."""
+        async with self._database.connection() as connection:
+            row = await (await connection.execute(LEFT)).fetchone()
+        return None if row is None else str(row[0])
 
     async def use(self, user_id: str, ids: list[str]) -> dict[str, str]:
         """{store: model} of those that may be searched."""
