@@ -20,6 +20,7 @@ from citadel_llm.api.middleware.auth import credentials_of
 from citadel_llm.api.middleware.context import RequestContext, install_error_handlers
 from citadel_llm.api.openapi import DESCRIPTION, install_openapi
 from citadel_llm.api.routes import (
+    console,
     conversation_items,
     conversations,
     feedback,
@@ -31,7 +32,7 @@ from citadel_llm.api.routes import (
     vector_store_files,
     vector_stores,
 )
-from citadel_llm.api.routes.admin import audit, budgets, data, keys, limits, roles, usage, users
+from citadel_llm.api.routes.admin import alerts, audit, budgets, data, drain, keys, limits, roles, status, usage, users
 from citadel_llm.api.routes.completions import Completions
 from citadel_llm.api.routes.kept import KeptResponses
 from citadel_llm.api.routes.kinds import ENDPOINTS
@@ -48,7 +49,8 @@ def build_fastapi(state: GatewayState) -> FastAPI:
     """The application for all that is not hot."""
     app = FastAPI(title="Citadel LLM gateway", version=state.version, description=DESCRIPTION, redoc_url=None)
     own = (models, responses, conversations, conversation_items, feedback, files, vector_stores, vector_store_files)
-    families = (*own, users, keys, roles, limits, budgets, data, audit, usage, health, metrics)
+    administration = (users, keys, roles, limits, budgets, data, audit, usage, status, alerts, drain)
+    families = (*own, *administration, health, metrics, console)
     routers = [family.router(state) for family in families]
     for router in routers:
         app.include_router(router)

@@ -18,6 +18,7 @@ from citadel_llm.api.limits.limiter import Limiter
 from citadel_llm.api.limits.table import Table
 from citadel_llm.api.middleware.exchange import Sweeper
 from citadel_llm.api.routes.semantic import build_semantic
+from citadel_llm.api.upstream.drains import Drains
 from citadel_llm.api.upstream.engine import Engine
 from citadel_llm.api.upstream.model import ServedModel, build_models
 from citadel_llm.api.upstream.prober import Prober
@@ -61,7 +62,8 @@ class GatewayState:
         self._loop = asyncio.get_running_loop()
         self.rng = rng or Random()  # noqa: S311 — chooses replicas, not secrets
         self.models = build_models(config, self._loop, self, self.rng)
-        self.prober = Prober(self.models.values(), config.probe, self._engine_changed)
+        self.drains = Drains(config.server.drained_folder)
+        self.prober = Prober(self.models.values(), config.probe, self.drains, self._engine_changed)
         self.cache = build_cache(config.cache, metrics.cache, self._cache_changed)
         self.flights = build_flights(config.cache)
         self.vector = build_vector(config.vector, metrics.vector, self._vector_changed)

@@ -28,6 +28,7 @@ __all__ = [
     "Cache",
     "Config",
     "ConfigError",
+    "Console",
     "Database",
     "Ejection",
     "Feature",
@@ -54,6 +55,7 @@ Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Bound = Annotated[int, Meta(ge=0, le=1_000_000_000_000)]
 Port = Annotated[int, Meta(ge=1, le=65_535)]
 Share = Annotated[float, Meta(ge=0, le=1)]
+Latency = Annotated[float, Meta(ge=0, le=86_400_000)]
 
 type Policy = Literal["least_outstanding", "prefix", "session"]
 type Feature = Literal["tools", "images", "response_format"]
@@ -343,6 +345,8 @@ class Server(_Section, frozen=True, kw_only=True):
     keepalive_s: Seconds = 75.0  # an idle caller's connection
     drain_s: Annotated[float, Meta(ge=0, le=60)] = 1.0  # callers are told to reconnect elsewhere for so long
     shutdown_s: Seconds = 120.0  # then streams may finish for so long
+    # What operators have taken out of service, for all instances of the host: a folder in memory; none: this one alone.
+    drained_folder: str | None = None
 
 
 class Upstream(_Section, frozen=True, kw_only=True):
@@ -396,6 +400,18 @@ class Model(_Section, frozen=True, kw_only=True):
     size_gb: Annotated[float, Meta(gt=0, le=100_000)] | None = None  # of the weights; `auto` takes the smallest
     features: list[Feature] = msgspec.field(default_factory=list)  # beyond text, for `auto`
     version: str = ""  # what its answers depend on, beside its name; another one finds no cached answer
+    latency_ms: Latency | None = None  # what its requests take at most in the mean, as was required
+    latency_target_ms: Latency | None = None  # and what they should take
+
+
+class Console(_Section, frozen=True, kw_only=True):
+    """What the page at `/console` shows beside the gateway's own: citadel_llm/console."""
+
+    alertmanager: Upstream | None = None  # whose alerts are shown; none: no alerts
+    availability: Annotated[float, Meta(gt=0, lt=1)] = 0.99  # the part of requests that is to be answered
+    status_s: Seconds = 1.0  # what is counted over all instances is read anew after so long at the soonest
+    alerts_s: Seconds = 10.0  # and Alertmanager is asked again
+    timeout_s: Annotated[float, Meta(gt=0, le=30)] = 2.0  # for it to answer
 
 
 class Config(_Section, frozen=True, kw_only=True):
@@ -421,6 +437,7 @@ class Config(_Section, frozen=True, kw_only=True):
     semantic: Semantic = msgspec.field(default_factory=Semantic)
     sessions: Sessions = msgspec.field(default_factory=Sessions)
     audit: Audit = msgspec.field(default_factory=Audit)
+    console: Console = msgspec.field(default_factory=Console)
     created: int = 0  # Unix seconds; not of the file's text but its age, shown in /v1/models
 
     def __post_init__(self) -> None:

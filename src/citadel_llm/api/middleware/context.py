@@ -22,7 +22,7 @@ from citadel_llm.api.state import GatewayState
 __all__ = ["RequestContext", "install_error_handlers"]
 
 # Asked every few seconds by machines: their good answers are counted, not logged.
-_QUIET = ("/health", "/metrics")
+_QUIET = ("/health", "/metrics", "/console", "/admin/v1/status", "/admin/v1/alerts")
 # Answered outside the router, so that no route names them for the metrics.
 _UNROUTED = ("/docs", "/openapi.json", *ENDPOINTS)
 

@@ -15,7 +15,14 @@ from citadel_llm.api.state import GatewayState
 from citadel_llm.api.upstream.model import ServedModel
 from citadel_llm.utils.config import AUTO
 
-__all__ = ["router"]
+__all__ = ["may_use", "router"]
+
+
+def may_use(caller: Principal | None, model: ServedModel) -> bool:
+    """Whether the caller is shown the model. Who may ask no model at all looks after them, and sees every one."""
+    if caller is None or caller.unbounded or caller.permissions.keys().isdisjoint(PERMISSION.values()):
+        return True
+    return caller.may(PERMISSION[model.config.kind], model.name)
 
 
 def router(state: GatewayState) -> APIRouter:
@@ -36,12 +43,6 @@ def router(state: GatewayState) -> APIRouter:
 
     admit.permissions = ("models",)  # type: ignore[attr-defined]
     Admitted = Annotated[Principal | None, Depends(admit)]
-
-    def may_use(caller: Principal | None, model: ServedModel) -> bool:
-        # Who may ask no model at all looks after them, and sees every one.
-        if caller is None or caller.unbounded or caller.permissions.keys().isdisjoint(PERMISSION.values()):
-            return True
-        return caller.may(PERMISSION[model.config.kind], model.name)
 
     def show(model: ServedModel) -> dict[str, Any]:
         return {

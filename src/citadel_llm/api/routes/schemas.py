@@ -16,12 +16,14 @@ __all__ = [
     "ChatRequest",
     "Completion",
     "CompletionRequest",
+    "EngineHealth",
     "ErrorBody",
     "Health",
     "Live",
     "ModelList",
     "ModelObject",
     "Ready",
+    "StateName",
 ]
 
 
@@ -211,7 +213,8 @@ class EngineHealth(BaseModel):
     address: str
     state: StateName
     reachable: bool
-    draining: bool
+    draining: bool = Field(description="Finishes what it has, and gets nothing new")
+    drained: bool = Field(description="For an operator said so: `PUT /admin/v1/drain/MODEL`")
     latency_ms: float | None
     in_flight: int
     waiting: int = Field(description="Requests that wait inside the engine, as it last said")

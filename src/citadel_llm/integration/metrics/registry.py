@@ -9,10 +9,11 @@ so that restarts go on counting in the same files instead of leaving new ones be
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from threading import Lock
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest, values
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
@@ -251,12 +252,19 @@ class Metrics:
 
     def exposition(self) -> tuple[bytes, str]:
         """The text for a scrape and its content type. Reads files: not for the event loop's thread."""
+        return generate_latest(self._everybodys()), CONTENT_TYPE_LATEST
+
+    def collect(self) -> Iterable[Metric]:
+        """The same as numbers. Reads files: not for the event loop's thread."""
+        return self._everybodys().collect()
+
+    def _everybodys(self) -> CollectorRegistry:
         self.flush()
-        registry = self._registry
-        if self._directory is not None:
-            registry = CollectorRegistry()
-            MultiProcessCollector(registry, self._directory)  # type: ignore[no-untyped-call]
-        return generate_latest(registry), CONTENT_TYPE_LATEST
+        if self._directory is None:
+            return self._registry
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry, self._directory)  # type: ignore[no-untyped-call]
+        return registry
 
     def close(self) -> None:
         """Withdraw this instance's gauges; what it counted stays."""
