@@ -22,6 +22,10 @@ from citadel_llm.api.upstream.engine import Engine
 
 __all__ = ["router"]
 
+_Replica = Annotated[
+    str | None, Query(max_length=300, description="Its address, as /health has it; by default all of the model's")
+]
+
 
 class Drained(BaseModel):
     """A model after it was drained or put back."""
@@ -46,9 +50,6 @@ def router(state: GatewayState) -> APIRouter:
         },
         "openapi_extra": {"security": [{"bearer": []}]},
     }
-    Replica = Annotated[
-        str | None, Query(max_length=300, description="Its address, as /health has it; by default all of the model's")
-    ]
 
     def chosen(name: str, replica: str | None) -> tuple[str, list[Engine]]:
         known = state.config.aliases.get(name, name)
@@ -89,11 +90,11 @@ def router(state: GatewayState) -> APIRouter:
         )
 
     @routes.put("/{model:path}", summary="Take a model, or a replica, out of service", **documented)
-    async def drain_model(request: Request, model: str, replica: Replica = None) -> JSONResponse:
+    async def drain_model(request: Request, model: str, replica: _Replica = None) -> JSONResponse:
         return change(request, model, replica, out=True)
 
     @routes.delete("/{model:path}", summary="Put it back into service", **documented)
-    async def undrain_model(request: Request, model: str, replica: Replica = None) -> JSONResponse:
+    async def undrain_model(request: Request, model: str, replica: _Replica = None) -> JSONResponse:
         return change(request, model, replica, out=False)
 
     return routes

@@ -4,8 +4,6 @@ Counts are of all instances of this host and only grow; whoever asks twice knows
 replica's own numbers, are those of the instance that answers.
 """
 
-from __future__ import annotations
-
 from time import time
 from typing import Annotated, Any, Literal
 
