@@ -1,13 +1,11 @@
 """The console in a real Chromium, at gateways in processes of their own, whose engines the tests script."""
 
 import json
-import shutil
 from dataclasses import dataclass
 
 import pytest
 import pytest_asyncio
-from console.pages import HOSTILE, ROLE_KEYS, opened
-from playwright.async_api import async_playwright
+from console.pages import HOSTILE, ROLE_KEYS, browser, opened
 
 from citadel_llm.api.identity.permissions import BUILT_IN
 from citadel_llm.api.identity.snapshot import write_snapshot
@@ -21,13 +19,8 @@ PEPPER = "a pepper of the tests, long enough for it"
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def chromium():
-    """The browser of the distribution; nothing is downloaded."""
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
-    assert path, "these tests need Chromium: bin/setup installs it on Debian; else install `chromium` yourself"
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=path)
-        yield browser
-        await browser.close()
+    async with browser() as running:
+        yield running
 
 
 @dataclass

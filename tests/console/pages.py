@@ -2,10 +2,11 @@
 
 import contextlib
 import re
+import shutil
 from dataclasses import dataclass, field
 from typing import Any
 
-from playwright.async_api import expect
+from playwright.async_api import async_playwright, expect
 
 from citadel_llm.api.identity.permissions import BUILT_IN
 from gateways import KEYS
@@ -15,6 +16,17 @@ ROLE_KEYS = {role: f"sk-test-of-{role}-0123456789" for role in BUILT_IN}
 HOSTILE = '<img src=x onerror="document.title=1">'
 
 expect.set_options(timeout=10_000)
+
+
+@contextlib.asynccontextmanager
+async def browser():
+    """The Chromium of the distribution; nothing is downloaded."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    assert path, "these tests need Chromium: bin/setup installs it on Debian; else install `chromium` yourself"
+    async with async_playwright() as playwright:
+        running = await playwright.chromium.launch(executable_path=path)
+        yield running
+        await running.close()
 
 
 @dataclass

@@ -123,7 +123,7 @@ async def _firing(place: Upstream) -> list[_Alert]:
         body, whole = await connection.read_whole(_ANSWER_BYTES)
     finally:
         connection.close()
-    if status != 200 or not whole:
+    if status != 200 or not whole or len(body) > _ANSWER_BYTES:
         raise ValueError(f"Alertmanager answered {status}, {'whole' if whole else 'too much'}")
     return sorted(_decoder.decode(body), key=lambda alert: alert.startsAt, reverse=True)
 
