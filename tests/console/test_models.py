@@ -51,9 +51,9 @@ async def test_answers_become_traffic_and_latency(console, gateway, engines):
     await next_reading(console)
     phi3 = card(console, "Phi-3 Mini")
     await expect(phi3.get_by_text("below 99.0%")).to_be_visible()
-    await expect(phi3).to_contain_text("83.33% of")
+    await expect(phi3).to_contain_text("83.33% over")
     await expect(phi3.get_by_text("within the target")).to_be_visible()
-    await expect(phi3.get_by_role("img", name="Latency: half within")).to_have_count(1)
+    await expect(phi3.get_by_role("img", name="Latency: median")).to_have_count(1)
     await expect(phi3.get_by_role("img", name="Traffic: answers")).to_have_count(1)
     said = await phi3.get_by_role("img", name="Traffic").get_attribute("aria-label")
     assert "/s" in said, said

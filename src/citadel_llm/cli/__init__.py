@@ -16,6 +16,7 @@ DEFAULT_CONFIG = "/opt/citadel/config/citadel.yaml"
 _VERBS = {
     "audit": "show what was done, by whom; verify that no row of it was changed",
     "config": "check a configuration file",
+    "console": "serve the console's page on a host of its own",
     "database": "bring the database's schema forward or back, check it",
     "gateway": "run one gateway instance",
     "identity": "bring the keys that the site declares into the database",

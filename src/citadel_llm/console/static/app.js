@@ -92,7 +92,7 @@ function open() {
   for (const part of Object.keys(PARTS)) byId(part).hidden = !seen.includes(part);
   byId("places").replaceChildren(...seen.map((part) => el("a", { href: `#${part}` }, byId(`${part}-title`).textContent)));
   byId("places").hidden = false;
-  byId("content").focus();
+  byId("content").focus({ preventScroll: true });
   for (const list of lists) void list.now();
   if (may("keys")) void showKeys();
   if (may("audit")) void showAudit();

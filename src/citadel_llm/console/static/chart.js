@@ -2,7 +2,7 @@
 
 import { el, say, svg } from "./dom.js";
 
-const [WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM] = [420, 150, 46, 8, 10, 20];
+const [WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM] = [300, 130, 44, 6, 8, 18];
 
 /**
  * `lines` are {name, label, show(value)}; `name` is a point's field and its class's end.
@@ -27,7 +27,7 @@ export function chart(title, lines) {
     plot.replaceChildren(
       ...[0, top / 2, top].flatMap((value) => [
         svg("line", { class: "grid", x1: LEFT, x2: WIDTH - RIGHT, y1: y(value), y2: y(value) }),
-        svg("text", { class: "tick", x: LEFT - 6, y: y(value) + 4, "text-anchor": "end" }, lines[0].show(value)),
+        svg("text", { class: "tick", x: LEFT - 6, y: y(value) + 4, "text-anchor": "end" }, value ? lines[0].show(value) : "0"),
       ]),
       ...levels.map(({ name, value }) => svg("line", { class: `level ${name}`, x1: LEFT, x2: WIDTH - RIGHT, y1: y(value), y2: y(value) })),
       ...lines.flatMap(({ name }) => drawnLine(points, name, x, y)),

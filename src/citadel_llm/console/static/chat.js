@@ -1,7 +1,7 @@
 // A conversation with one model, streamed; its answers can be stopped and rated.
 
 import { call, events, send } from "./api.js";
-import { byId, el, say } from "./dom.js";
+import { byId, el, say, svg } from "./dom.js";
 
 let messages = [];
 let running = null; // the AbortController of the answer that comes
@@ -108,10 +108,14 @@ async function answer() {
   if (id && said && mayRate) rating(below, id);
 }
 
+// Drawn, for not every system has a font with one.
+const hand = (thumb) => svg("svg", { viewBox: "0 0 24 24", class: thumb, "aria-hidden": "true" },
+  svg("path", { d: "M3 11h4v9H3zM7 11l4-8c1.7 0 2.6 1.1 2.3 2.7L12.7 9H19c1.4 0 2.3 1.2 1.9 2.6l-2 7c-.3.9-1 1.4-1.9 1.4H7z" }));
+
 function rating(below, requestId) {
   const result = el("span", { class: "quiet", role: "status" });
-  const buttons = [["up", "👍", "Good answer"], ["down", "👎", "Bad answer"]].map(([thumb, sign, label]) =>
-    el("button", { type: "button", class: "thumb", "aria-label": label, "aria-pressed": "false", title: label, click: (event) => void rate(thumb, event.currentTarget) }, sign));
+  const buttons = [["up", "Good answer"], ["down", "Bad answer"]].map(([thumb, label]) =>
+    el("button", { type: "button", class: "thumb", "aria-label": label, "aria-pressed": "false", title: label, click: (event) => void rate(thumb, event.currentTarget) }, hand(thumb)));
 
   async function rate(thumb, button) {
     const back = button.getAttribute("aria-pressed") === "true";

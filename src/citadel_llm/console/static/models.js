@@ -9,7 +9,7 @@ const MOODS = { up: "good", ok: "good", starting: "fair", draining: "fair", wait
 const WORDS = { ok: "all is well", degraded: "some models are down", down: "no model answers" };
 
 export const milliseconds = (value) => value === null || value === undefined ? "–"
-  : value >= 10_000 ? `${(value / 1000).toFixed(0)} s` : value >= 1000 ? `${(value / 1000).toFixed(1)} s` : value >= 10 ? `${value.toFixed(0)} ms` : `${value.toFixed(1)} ms`;
+  : value >= 10_000 ? `${(value / 1000).toFixed(0)} s` : value >= 999.5 ? `${(value / 1000).toFixed(1)} s` : value >= 10 ? `${value.toFixed(0)} ms` : `${value.toFixed(1)} ms`;
 const rate = (value) => `${value >= 10 ? value.toFixed(0) : value.toFixed(1)}/s`;
 const whole = (value) => value.toLocaleString();
 
@@ -39,8 +39,8 @@ function card(model, again) {
   const state = el("span");
   const facts = el("dl", { class: "facts" });
   const latency = chart("Latency", [
-    { name: "p50", label: "half within", show: milliseconds },
-    { name: "p95", label: "95% within", show: milliseconds },
+    { name: "p50", label: "median", show: milliseconds },
+    { name: "p95", label: "95%", show: milliseconds },
   ]);
   const traffic = chart("Traffic", [
     { name: "rate", label: "answers", show: rate },
@@ -70,7 +70,7 @@ function card(model, again) {
 
 function factsOf(node, model, history) {
   const span = history.span;
-  const when = history.readings.length > 1 ? `of ${spoken(span.seconds)}` : "since it began";
+  const when = history.readings.length > 1 ? `over ${spoken(span.seconds)}` : "since it began";
   const answered = span.answers ? 1 - span.failures / span.answers : null;
   const rows = [
     ["Mean latency", span.mean === null ? "no answers yet" : `${milliseconds(span.mean)} ${when}`, latencyMood(span.mean, model)],
