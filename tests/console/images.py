@@ -1,4 +1,4 @@
-"""Makes the pictures of docs/console.md: a gateway of its own with traffic, in the lab, for its database and Alertmanager.
+"""Makes the pictures of docs/console.md: a gateway of its own with traffic, at the lab's database and Alertmanager.
 
 bin/lab run .venv/bin/python -m tests.console.images     # needs the SQL and the metrics host
 
@@ -64,12 +64,11 @@ def alert(url, model):
     urllib.request.urlopen(urllib.request.Request(f"{url}/api/v2/alerts", data, {"content-type": "application/json"}))
 
 
-async def traffic(gateway, site, models, rng):
+async def traffic(gateway, key, models, rng):
     """Requests until it is cancelled."""
     running = set()
     while True:
         body = BODY.replace(b"phi3", rng.choice(models).encode())
-        key = site.admin_key
         task = asyncio.create_task(gateway.ask("POST", "/v1/chat/completions", body, key=key))
         running.add(task)
         task.add_done_callback(running.discard)
@@ -82,15 +81,16 @@ async def main():
     plan = yaml.safe_load((REPO / "group_vars/llm_servers/models.yml").read_text())["citadel_models"]
     rng = random.Random(7)
     FOLDER.mkdir(exist_ok=True)
-    with migrated_database(credentials) as site, tempfile.TemporaryDirectory() as folder:
-        folder = Path(folder)
+    with migrated_database(credentials) as site, tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
         site.brought(folder, {"name": "operations", "key": site.admin_key})
         models, engines = {}, []
         for name, entry in plan.items():
             mean_s = entry.get("latency_target_ms", 40) / 1000 * (1.15 if name == "openchat" else 0.6)
             engines.append(await Upstream(engine_of(mean_s, rng)).__aenter__())
             models[name] = {
-                "upstreams": [engines[-1]], "kind": entry.get("kind", "generate"), "display_name": entry["display_name"],
+                "upstreams": [engines[-1]], "display_name": entry["display_name"],
+                "kind": entry.get("kind", "generate"),
                 **{what: entry[what] for what in ("latency_ms", "latency_target_ms") if what in entry},
             }  # fmt: skip
         alert(credentials["alertmanager_url"], "openchat")
@@ -100,7 +100,7 @@ async def main():
         }
         async with site.gateway(folder, models, **sections) as gateway, browser() as chromium:
             named = [name for name, entry in models.items() if entry["kind"] == "generate"]
-            asking = asyncio.create_task(traffic(gateway, site, named, rng))
+            asking = asyncio.create_task(traffic(gateway, site.admin_key, named, rng))
             await pictures(chromium, gateway, site)
             asking.cancel()
         for engine in engines:

@@ -21,7 +21,7 @@ expect.set_options(timeout=10_000)
 @contextlib.asynccontextmanager
 async def browser():
     """The Chromium of the distribution; nothing is downloaded."""
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome-stable"))), None)
     assert path, "these tests need Chromium: bin/setup installs it on Debian; else install `chromium` yourself"
     async with async_playwright() as playwright:
         running = await playwright.chromium.launch(executable_path=path)

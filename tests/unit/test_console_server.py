@@ -25,16 +25,8 @@ class Served:
 async def console(gateway_url, *arguments):
     """`citadel console` as the metrics server runs it: the system's Python, isolated from every package."""
     process = await asyncio.create_subprocess_exec(
-        *[
-            sys.executable,
-            "-S",
-            "-m",
-            "citadel_llm.console.server",
-            "--listen",
-            "127.0.0.1:0",
-            "--gateway",
-            gateway_url,
-        ],
+        *[sys.executable, "-S", "-m", "citadel_llm.console.server", "--listen", "127.0.0.1:0"],
+        *["--gateway", gateway_url],
         *arguments,
         env={"PYTHONPATH": next(path for path in sys.path if path.endswith("/src")), "PATH": os.environ["PATH"]},
         stdout=subprocess.PIPE,
@@ -60,9 +52,8 @@ async def test_it_serves_the_page_under_the_same_policy_as_the_gateway(gateway, 
         assert (here.status, here.body) == (200, there.body)
         for name in ("content-security-policy", "content-type", "x-frame-options", "etag"):
             assert here.headers[name] == there.headers[name]
-        again = await ask(
-            served.port, "GET", path, None, key=None, headers=[(b"if-none-match", here.headers["etag"].encode())]
-        )
+        tag = [(b"if-none-match", here.headers["etag"].encode())]
+        again = await ask(served.port, "GET", path, None, key=None, headers=tag)
         assert again.status == 304
     moved = await ask(served.port, "GET", "/", None, key=None)
     assert (moved.status, moved.headers["location"]) == (308, "/console")
