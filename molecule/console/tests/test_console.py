@@ -29,7 +29,8 @@ def on_peer(command):
 def play(playbook, *options):
     """Its recap of the metrics server: {what: how many}."""
     command = ["ansible-playbook", f"playbooks/{playbook}.yml", "-i", "inventory/lab.yml", "--limit", HOST, *options]
-    environment = {**os.environ, "ANSIBLE_CONFIG": str(REPO / "ansible.cfg")}
+    plain = {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0", "FORCE_COLOR": "0"}
+    environment = {**os.environ, **plain, "ANSIBLE_CONFIG": str(REPO / "ansible.cfg")}
     done = subprocess.run(
         command, cwd=REPO, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300
     )

@@ -28,6 +28,7 @@ async def test_every_endpoint_says_who_may_use_it():
     assert public == {
         *("/docs", "/docs/oauth2-redirect", "/openapi.json", "/metrics"),
         *("/health", "/health/live", "/health/ready"),
+        *("/console", "/console/{name}"),
     }
 
 

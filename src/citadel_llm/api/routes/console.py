@@ -27,7 +27,6 @@ def router(state: GatewayState) -> APIRouter:
         return Response(found.body, headers=found.headers)
 
     @routes.get("")
-    @routes.get("/")
     async def get_console(request: Request) -> Response:
         return page(request, "index.html")
 
