@@ -65,7 +65,7 @@ class GatewayState:
         self.cache = build_cache(config.cache, metrics.cache, self._cache_changed)
         self.flights = build_flights(config.cache)
         self.vector = build_vector(config.vector, metrics.vector, self._vector_changed)
-        self.database = build_database(config.database, self._database_changed)
+        self.database = build_database(config.database, self._database_changed, metrics.database)
         self.limiter = Limiter(
             Table(config.limits.table_file),
             config.limits,

@@ -315,7 +315,9 @@ class Completions:
         state, error = self._state, exchange.error
         duration = monotonic() - exchange.began
         status = exchange.status or 499
-        state.metrics.answered(self._path, exchange.model, status, duration)
+        principal = exchange.principal
+        group = "none" if principal is None else principal.group
+        state.metrics.answered(self._path, exchange.model, status, duration, group)
         state.limiter.settle(exchange, _used(exchange, status))
         if exchange.tokens_estimated:
             pass  # no engine reported them
@@ -326,7 +328,10 @@ class Completions:
             ttft = exchange.first_token_at - exchange.began
             state.metrics.first_token(exchange.model, ttft)
             ttft_ms = int(ttft * 1e6) / 1e3
-        audit, principal = state.audit, exchange.principal
+            tokens = exchange.completion_tokens
+            if tokens is not None and tokens > 1 and status < 400 and not exchange.tokens_estimated:
+                state.metrics.pace(exchange.model, (duration - ttft) / (tokens - 1))
+        audit = state.audit
         if audit is not None and principal is not None:
             audit.request(self._action, exchange, principal, call.client, status, duration)
         state.log.record(
