@@ -151,6 +151,9 @@ class Metrics:
         self._auto_choices = Counter(
             f"{_PREFIX}_auto_choices", "Models chosen for requests that named `auto`", ["model"], registry=registry
         )
+        self._spans = Counter(
+            "citadel_trace_spans", "Spans that the collector took, or did not", ["outcome"], registry=registry
+        )
         self.ejections = Counter(
             f"{_PREFIX}_ejections",
             "Times that a replica was left out for failing while others answered",
@@ -256,6 +259,10 @@ class Metrics:
         found[1].total += completion
         found[2].observe(prompt)
         found[3].observe(completion)
+
+    def spans(self, count: int, *, sent: bool) -> None:
+        """Count spans."""
+        self._spans.labels("sent" if sent else "failed").inc(count)
 
     def retried(self, model: str) -> None:
         """Count a further attempt."""
