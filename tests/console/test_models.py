@@ -1,12 +1,15 @@
 """Models and their replicas: what is shown is what the gateway says, and operators drain."""
 
+import asyncio
+
 import pytest
 from console.pages import HOSTILE, opened
+from console.plan import MODELS, rendered
 from playwright.async_api import expect
 
 from callers import BODY, STREAM_BODY
 from gateways import spawned_gateway
-from upstreams import answers, streams
+from upstreams import answers
 from waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -118,17 +121,18 @@ async def test_names_that_are_markup_are_text(console):
     assert await console.find("main img").count() == 0
 
 
-async def test_another_model_in_the_configuration_is_there_and_nothing_else_was_touched(chromium, engines, tmp_path):
-    models = {name: [engines.first] for name in ("mixtral", "hermes", "openchat", "phi3")}
-    models["fifth"] = {"upstreams": [engines.second], "display_name": "The fifth", "latency_ms": 700}
+async def test_another_entry_of_the_plan_is_there_and_no_other_file_was_touched(chromium, engines, tmp_path):
+    fifth = {**MODELS["phi3"], "port": 11409, "profile": "phi3", "display_name": "Another", "latency_ms": 700}
+    plan = await asyncio.to_thread(rendered, {**MODELS, "another": fifth})
+    models = {name: {**entry, "upstreams": [engines.first]} for name, entry in plan["models"].items()}
     async with spawned_gateway(tmp_path, models=models) as gateway, opened(chromium, gateway) as console:
         await console.ready()
-        await expect(console.find("#cards article")).to_have_count(5)
-        await expect(card(console, "The fifth")).to_contain_text(engines.second.address)
-        latency = card(console, "The fifth").get_by_role("img", name="Latency")
-        assert "required 700 ms" in await latency.get_attribute("aria-label")
-        engines.script(streams())
-        await console.chat("Hello", model="fifth")
+        await expect(console.find("#cards article")).to_have_count(len(MODELS) + 1)
+        latency = card(console, "Another").get_by_role("img", name="Latency")
+        assert "required 700 ms; target 300 ms" in await latency.get_attribute("aria-label")
+        for entry in MODELS.values():
+            await expect(card(console, entry["display_name"])).to_be_visible()
+        await console.chat("Hello", model="another")
         await expect(console.find("#turns")).to_contain_text("Hello.")
 
 

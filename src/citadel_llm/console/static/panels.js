@@ -52,6 +52,8 @@ export const showUsage = (permissions) => fill("usage", async () => {
     ["Tokens out", (row) => number(row.completion_tokens), "number"],
     ["Cached", (row) => number(row.cached_requests), "number"],
     ["Mean latency", (row) => milliseconds(row.mean_latency_ms), "number"],
+    // Where the site has prices.
+    ...(found.currency ? [[`Cost, ${found.currency}`, (row) => (row.cost ?? 0).toFixed(4), "number"]] : []),
   ], found.data));
   const whose = everybodys ? "Everybody's" : "Your own";
   return found.data.length ? `${whose}${found.next ? `, the newest ${ROWS} sums` : ""}.` : `${whose}: nothing yet in this time.`;
