@@ -160,8 +160,9 @@ def _alert(signal: Signal) -> Alert:
             "what was changed at that time? `journalctl --since`",
         ),
         remedy="If something broke, its own alert says what to do. If usage has changed, the band follows within the hour.",
-        fires=Case(fires, at="58m", labels={**model_labels(), "signal": signal.name}, step_s=30),
-        quiet=Case(quiet, at="58m", step_s=30),
+        # Groups are gone through in any order, so that each may see the one before a step late; there is time for that.
+        fires=Case(fires, at="60m", labels={**model_labels(), "signal": signal.name}, step_s=30),
+        quiet=Case(quiet, at="60m", step_s=30),
         dashboard="model",
     )
 
