@@ -17,6 +17,7 @@ _VERBS = {
     "audit": "show what was done, by whom; verify that no row of it was changed",
     "config": "check a configuration file",
     "database": "bring the database's schema forward or back, check it",
+    "evaluate": "ask models questions, and tell how many they answer rightly",
     "gateway": "run one gateway instance",
     "identity": "bring the keys that the site declares into the database",
     "keys": "list, make, rotate and revoke keys",

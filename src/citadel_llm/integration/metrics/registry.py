@@ -17,6 +17,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from citadel_llm.integration.metrics.audit import AuditMetrics
+from citadel_llm.integration.metrics.business import BusinessMetrics, CostTally
 from citadel_llm.integration.metrics.cache import CacheCounters
 from citadel_llm.integration.metrics.files import FileCounters
 from citadel_llm.integration.metrics.semantic import SemanticCounters
@@ -160,11 +161,12 @@ class Metrics:
         self.files = FileCounters(registry)
         self.semantic = SemanticCounters(registry)
         self.audit = AuditMetrics(registry)
+        self.business = BusinessMetrics(registry)
         self._answers: dict[tuple[str, str, int], tuple[Tally, Distribution]] = {}
         self._durations: dict[tuple[str, str], Distribution] = {}
         self._firsts: dict[str, Distribution] = {}
         self._token_pairs: dict[str, tuple[Tally, Tally]] = {}
-        self._kept: list[Tally | Distribution] = []
+        self._kept: list[Tally | Distribution | CostTally] = []
         self._flushing = Lock()
 
     def answered(self, route: str, model: str, status: int, duration_s: float) -> None:
@@ -194,6 +196,9 @@ class Metrics:
                 self._tally(self._tokens.labels(model, "prompt")),
                 self._tally(self._tokens.labels(model, "completion")),
             )
+            cost = self.business.cost(model, *pair)
+            if cost is not None:
+                self._kept.append(cost)
         pair[0].total += prompt
         pair[1].total += completion
 
