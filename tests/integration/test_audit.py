@@ -6,6 +6,7 @@ CITADEL_OUTAGE_S says how long the database is away (5 s where nothing is said).
 
 import asyncio
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -27,6 +28,8 @@ from audited import (
 )
 
 from callers import KEY
+from citadel_llm.cli import main
+from gateways import spawned_gateway
 from upstreams import CHAT, EVENTS, Upstream, answers, streams
 from waiting import until
 
@@ -267,7 +270,9 @@ async def test_what_was_used_has_its_cost_of_the_time_and_a_request_that_of_now(
     out = io.StringIO()
     for factor in (1, 2):
         priced = {**sections, "cost": {**cost, "server_price": factor * cost["server_price"]}}
-        async with spawn(tmp_path, upstream, priced, **figures) as gateway:
+        async with spawned_gateway(
+            tmp_path, models={"phi3": {"upstreams": [upstream], **figures}}, **priced
+        ) as gateway:
             request_id = (await gateway.ask()).headers["x-request-id"]
             await arrived(gateway)
             (row,) = (await gateway.get(f"/admin/v1/audit?request_id={request_id}", key=KEY)).json["data"]
