@@ -48,6 +48,7 @@ class Engine:
         self._model = model
         self._patience_s = patience_s
         self._clock, self._sleep = clock, sleep
+        self._context: tuple[str, list[int]] = ("", [])  # the last one, with its tokens: a question's choices share it
 
     def give_way(self) -> None:
         """Wait while others wait inside the engine. Raises EvaluationError where that takes too long."""
@@ -77,7 +78,9 @@ class Engine:
 
         Where a token spans both, it counts to the continuation. Raises EvaluationError.
         """
-        before, whole = self.tokens(context), self.tokens(context + continuation)
+        if self._context[0] != context:
+            self._context = context, self.tokens(context)
+        before, whole = self._context[1], self.tokens(context + continuation)
         common = 0
         while common < min(len(before), len(whole)) and before[common] == whole[common]:
             common += 1
