@@ -1,6 +1,9 @@
 """What tokens cost: from the server's price and power, the model's part of it, and how fast the model is."""
 
+from pathlib import Path
+
 import pytest
+import yaml
 
 from citadel_llm.integration.database.chain import Row
 from citadel_llm.integration.database.usage import Sums
@@ -8,6 +11,7 @@ from citadel_llm.utils.config import ConfigError, parse_config
 from citadel_llm.utils.cost import Price, cost_of, model_hour, prices_of, server_hour
 from citadel_llm.utils.plan import PlanError, make_plan
 
+REPO = Path(__file__).resolve().parents[2]
 COST = {
     "currency": "EUR", "server_price": 26280, "lifetime_years": 5, "yearly": 3504, "watts": 500, "price_per_kwh": 0.3,
     "energy_overhead": 2, "utilisation": 0.5,
@@ -119,6 +123,31 @@ def test_a_wrong_figure_of_a_model_is_named(wrong):
 def test_shares_of_more_than_the_server_are_refused():
     with pytest.raises(PlanError, match=r"cost_share come to 1\.2"):
         make_plan({"a": entry(2000, 1, cost_share=0.6), "b": entry(2001, 1, cost_share=0.6)})
+
+
+def test_the_documents_example_is_what_this_sites_figures_come_to():
+    """docs/business.md, from group_vars/llm_servers/cost.yml and models.yml."""
+    read = {
+        name: yaml.safe_load((REPO / f"group_vars/llm_servers/{name}.yml").read_text()) for name in ("cost", "models")
+    }
+    plan = make_plan(read["models"]["citadel_models"])
+    names = ("prompt_tokens_per_s", "completion_tokens_per_s")
+    models = {
+        model["name"]: {
+            "kind": model["kind"],
+            "cost_share": plan["cost_shares"][model["name"]],
+            **{name: model[name] for name in names if model[name]},
+        }
+        for model in plan["models"]
+    }
+    made = config(cost=read["cost"]["gateway_cost"], **models)
+    text = (REPO / "docs/business.md").read_text()
+    for name, price in prices_of(made).items():
+        share, hour = made.models[name].cost_share, model_hour(made.cost, made.models[name])
+        written = f"{price.completion * 1e6:.2f}" if price.completion else "\u2013"
+        assert f"| {name} | {share:.1%} | {hour:.4f} | {price.prompt * 1e6:.2f} | {written} |" in text
+    assert f"= {cost_of(prices_of(made)['mixtral'], 500, 200):.4f}." in text
+    assert f"=  {server_hour(made.cost):.4f}" in text
 
 
 def test_usage_has_the_cost_of_its_tokens_and_a_kept_answer_has_none():
