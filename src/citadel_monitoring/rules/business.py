@@ -83,9 +83,10 @@ def _records() -> tuple[Record, ...]:
 
 
 def _accuracy() -> tuple[Alert, ...]:
-    accuracy, at, failed = (
+    """An evaluation that comes to nothing leaves its unit failed, which CitadelUnitFailed tells."""
+    accuracy, at = (
         labelled(f"citadel_evaluation_{name}", job="citadel-node", model="phi3")
-        for name in ("accuracy_ratio", "timestamp_seconds", "failed")
+        for name in ("accuracy_ratio", "timestamp_seconds")
     )
     return (
         Alert(
@@ -124,21 +125,6 @@ def _accuracy() -> tuple[Alert, ...]:
             remedy="Mend what its last lines name, then `systemctl start citadel-evaluation`.",
             fires=Case({at: f"-{_LATE_S}x60"}, at="5m", step_s=60, labels=model_labels()),
             quiet=Case({at: f"-{_LATE_S - 3600}x60"}, at="5m", step_s=60),
-            dashboard="business",
-        ),
-        Alert(
-            name="CitadelEvaluationFailed",
-            expr="max by (server, model) (citadel_evaluation_failed) == 1",
-            for_s=60,
-            severity="ticket",
-            kind="symptom",
-            component="model",
-            summary="{{ $labels.model }} on {{ $labels.server }} could not be evaluated",
-            meaning="Its engine was away, busy all the time, or gave no log probabilities; the result from before stands.",
-            look=("`journalctl -u citadel-evaluation -e`: what it says of the model",),
-            remedy="Mend what it names, then `systemctl start citadel-evaluation`; the next night does it too.",
-            fires=Case({failed: "0 1x60"}, at="5m", step_s=60, labels=model_labels()),
-            quiet=Case({failed: "0x60"}, at="5m", step_s=60),
             dashboard="business",
         ),
     )
