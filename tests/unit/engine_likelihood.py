@@ -10,15 +10,17 @@ import json
 from upstreams import answers
 
 BEGIN = 256
-METRICS = b'vllm:num_requests_waiting{engine="0",model_name="phi3"} %d.0\n'
+METRICS = b"".join(
+    b'vllm:num_requests_%b{engine="0",model_name="phi3"} %%d.0\n' % kind for kind in (b"running", b"waiting")
+)
 
 
 class Likelihood:
-    """The script; `asked` are the texts that came, `waiting` what `/metrics` says, one number a look."""
+    """The script; `asked` are the texts that came, `load` what `/metrics` says: running and waiting, a pair a look."""
 
-    def __init__(self, likely=(), waiting=(), broken=None):
+    def __init__(self, likely=(), load=(), broken=None):
         self.likely = set(likely)
-        self.waiting = list(waiting)
+        self.load = list(load)
         self.broken = broken  # changes an answer to /v1/completions before it goes out
         self.asked = []
         self.at_once = self.most_at_once = 0
@@ -33,8 +35,8 @@ class Likelihood:
 
     async def _answer(self, call):
         if call.path == "/metrics":
-            waiting = self.waiting.pop(0) if self.waiting else 0
-            await answers(METRICS % waiting, content_type="text/plain")(call)
+            load = self.load.pop(0) if self.load else (0, 0)
+            await answers(METRICS % load, content_type="text/plain")(call)
             return
         body = json.loads(call.body)
         if call.path == "/tokenize":

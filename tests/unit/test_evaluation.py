@@ -1,5 +1,6 @@
 """Multiple-choice questions to models: how a choice is scored, what is told and kept, and every way to fail."""
 
+import argparse
 import asyncio
 import contextlib
 import io
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from citadel_llm.cli import evaluate as cli_evaluate
 from citadel_llm.cli import main
 from citadel_llm.evaluation.engine import Engine, EvaluationError, choose
 from citadel_llm.evaluation.evaluation import evaluate
@@ -103,17 +105,38 @@ async def test_length_decides_only_where_the_sum_is_asked_for(upstream):
     assert await thread(choose, engine, question, "length") == 3
 
 
-async def test_it_gives_way_while_others_wait_inside_the_engine(upstream):
-    upstream.script = Likelihood(waiting=[3, 1, 0])
+async def looks(upstream, load, **options):
+    """How often an engine of that load was looked at, in steps of a second, until a request may begin."""
+    upstream.script = Likelihood(load=load)
     slept = []
-    engine = Engine(upstream.url, "phi3", sleep=slept.append, clock=lambda: 10.0 * len(slept))
+    engine = Engine(upstream.url, "phi3", sleep=slept.append, clock=lambda: float(len(slept)), **options)
     await thread(engine.give_way)
-    assert len(slept) == 2
-    upstream.script = Likelihood(waiting=[1] * 20)
-    engine = Engine(upstream.url, "phi3", patience_s=45, sleep=slept.append, clock=lambda: 10.0 * len(slept))
+    return 1 + len(slept)
+
+
+@pytest.mark.parametrize(
+    ("load", "times"),
+    [
+        ([], 1),  # nothing to do
+        ([(2, 0), (1, 0)], 3),  # until the others have ended
+        ([(1, 0)] * 20, 6),  # beside them, after five seconds
+        ([(1, 3)] * 8 + [(1, 0)] * 20, 9),  # and not before nobody waits
+        ([(0, 1)], 2),
+    ],
+)
+async def test_it_lets_others_go_first(upstream, load, times):
+    assert await looks(upstream, load) == times
+
+
+async def test_it_gives_up_where_others_wait_all_the_time(upstream):
     with pytest.raises(EvaluationError, match="busy"):
-        await thread(engine.give_way)
-    assert len(slept) == 2 + 5
+        await looks(upstream, [(4, 1)] * 60, patience_s=45)
+    assert 10 <= len(upstream.script.load) <= 15
+
+
+async def test_an_engine_that_tells_no_load_is_asked_at_once(upstream):
+    upstream.script = answers(b"# nothing", content_type="text/plain")
+    await thread(Engine(upstream.url, "phi3").give_way)
 
 
 def without_logprobs(answer):
@@ -288,6 +311,18 @@ async def test_an_engine_that_drains_is_left_alone(site, tmp_path):
     assert "phi3: its engine drains" in err
     assert "phi3" not in out
     assert site["phi3"].calls == []
+
+
+async def test_a_reader_that_goes_away_is_no_trouble_of_the_evaluation(site, monkeypatch):
+    def gone(*_):
+        raise BrokenPipeError
+
+    monkeypatch.setattr("citadel_llm.cli.evaluate._table", gone)
+    parser = argparse.ArgumentParser()
+    cli_evaluate.add_arguments(parser)
+    arguments = parser.parse_args([str(option) for option in (*site["options"], "hermes")])
+    with pytest.raises(BrokenPipeError):  # as it is: `main` ends quietly on it
+        await thread(arguments.run, arguments)
 
 
 async def test_two_at_once_are_one_too_many(site):

@@ -67,6 +67,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"citadel: {error}", file=sys.stderr)
     except Busy:
         print(f"citadel: another evaluation into {arguments.to} is under way", file=sys.stderr)
+    except BrokenPipeError:
+        raise  # of the output's reader: `main` knows
     except OSError as error:
         print(f"citadel: {arguments.to}: {error.strerror}", file=sys.stderr)
     return 1

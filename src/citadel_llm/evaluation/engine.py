@@ -1,21 +1,21 @@
 """What an engine says how likely a text is: vLLM's `/tokenize`, and `/v1/completions` with `prompt_logprobs`.
 
 The engine is asked itself and not the gateway, for it is the engine's weights that are looked at: no answer from a
-cache, a replica or a fallback, nothing in anybody's usage. One request is under way at a time, and none is begun
-while others wait inside the engine.
+cache, a replica or a fallback, nothing in anybody's usage. One request is under way at a time. It is begun when the
+engine has nothing else to do; where that does not happen for some seconds, beside others, but never while some wait.
 """
 
 from __future__ import annotations
 
 import http.client
 import json
+import re
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from citadel_llm.api.upstream.prober import waiting_in
 from citadel_llm.evaluation.questions import Question
 
 __all__ = ["Engine", "EvaluationError", "Score", "choose"]
@@ -23,7 +23,12 @@ __all__ = ["Engine", "EvaluationError", "Score", "choose"]
 type Score = Literal["length", "sum"]
 
 _TIMEOUT_S = 120.0
-_LOOK_S = 1.0
+_LOOK_S = 0.25
+_IDLE_S = 5.0  # so long it is waited for that the engine has nothing to do, before each request
+_RUNNING, _WAITING = (
+    re.compile(rb"^vllm:num_requests_%b(?:\{[^}\n]*\})? ([0-9.e+]+)" % kind, re.MULTILINE)
+    for kind in (b"running", b"waiting")
+)
 _MAX_BODY = 8 << 20
 
 
@@ -51,19 +56,21 @@ class Engine:
         self._context: tuple[str, list[int]] = ("", [])  # the last one, with its tokens: a question's choices share it
 
     def give_way(self) -> None:
-        """Wait while others wait inside the engine. Raises EvaluationError where that takes too long."""
-        while self._waiting():
-            if self._patience_s <= 0:
+        """Let others go first. Raises EvaluationError where some wait inside the engine for too long."""
+        idle_s = _IDLE_S
+        while True:
+            text = self._ask("/metrics", None)
+            waiting = _sum(_WAITING, text)
+            if not waiting and (idle_s <= 0 or not _sum(_RUNNING, text)):
+                return
+            if waiting and self._patience_s <= 0:
                 raise EvaluationError("the engine is busy: others wait inside it all the time")
             began = self._clock()
             self._sleep(_LOOK_S)
-            self._patience_s -= self._clock() - began
-
-    def _waiting(self) -> int:
-        try:
-            return waiting_in(self._ask("/metrics", None))
-        except ValueError:
-            return 0
+            took_s = self._clock() - began
+            idle_s -= took_s
+            if waiting:
+                self._patience_s -= took_s
 
     def tokens(self, text: str) -> list[int]:
         """The text's tokens, with those that the model's texts begin with."""
@@ -112,6 +119,11 @@ class Engine:
             raise EvaluationError(f"{path} answered {error.code}: {said}") from None
         except (OSError, http.client.HTTPException) as error:
             raise EvaluationError(f"no answer from {self._url}: {getattr(error, 'reason', error)}") from None
+
+
+def _sum(metric: re.Pattern[bytes], text: bytes) -> float:
+    """Of all of the engine's parts."""
+    return sum(float(value) for value in metric.findall(text))
 
 
 def _logprobs(answer: dict[str, Any], tokens: Sequence[int]) -> list[float]:
