@@ -60,7 +60,9 @@ def asked(credentials, metrics, on_host):
             )
 
         wait_for("the bands of the signals", ask, 480, pause_s=5)
-        wait_for("what opinions come to", lambda: metrics.query("citadel:satisfaction:stars30d"), 420, pause_s=5)
+        # Two looks of five minutes with a rise between them: answers are rated until there were.
+        stars = "citadel:satisfaction:stars30d"
+        wait_for("what opinions come to", lambda: ask() and metrics.query(stars), 780, pause_s=15)
         wanted = sum(model.kind == "generate" for model in client.models.list())
         evaluated = "count(citadel_evaluation_accuracy_ratio)"
         wait_for("evaluations", lambda: metrics.value(evaluated) == wanted, 600, pause_s=5)
