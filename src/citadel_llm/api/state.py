@@ -18,6 +18,7 @@ from citadel_llm.api.limits.limiter import Limiter
 from citadel_llm.api.limits.table import Table
 from citadel_llm.api.middleware.exchange import Sweeper
 from citadel_llm.api.routes.semantic import build_semantic
+from citadel_llm.api.tracing.tracer import build_tracer
 from citadel_llm.api.upstream.engine import Engine
 from citadel_llm.api.upstream.model import ServedModel, build_models
 from citadel_llm.api.upstream.prober import Prober
@@ -66,7 +67,7 @@ class GatewayState:
         self.cache = build_cache(config.cache, metrics.cache, self._cache_changed)
         self.flights = build_flights(config.cache)
         self.vector = build_vector(config.vector, metrics.vector, self._vector_changed)
-        self.database = build_database(config.database, self._database_changed)
+        self.database = build_database(config.database, self._database_changed, metrics.database)
         self.limiter = Limiter(
             Table(config.limits.table_file),
             config.limits,
@@ -92,6 +93,7 @@ class GatewayState:
         )
         self.files = build_files(self)
         self.semantic = build_semantic(self)
+        self.tracer = build_tracer(config.tracing, metrics, log, self.rng, version=version, instance=instance)
         self.sweeper = Sweeper(config.limits.retry_after_s, self._tick)
         self._gauges = [
             (model, metrics.in_flight.labels(name), metrics.queued.labels(name)) for name, model in self.models.items()
@@ -139,6 +141,8 @@ class GatewayState:
         for model in self.models.values():
             for engine in model.engines:
                 engine.close_idle()
+        if self.tracer is not None:
+            await self.tracer.stop()
         self.limiter.table.close()
         self.metrics.close()
 

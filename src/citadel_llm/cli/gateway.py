@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         config = load_config(arguments.config)
         sockets = inherited_sockets(os.environ) or [_listen(arguments.host, arguments.port)]
-        metrics = Metrics(arguments.instance, os.environ.get("PROMETHEUS_MULTIPROC_DIR"))
+        metrics = Metrics(arguments.instance, os.environ.get("PROMETHEUS_MULTIPROC_DIR"), __version__)
         keys_file = Path(config.auth.keys_file) if config.auth.keys_file else None
 
         def load_keyring() -> KeyRing:

@@ -254,6 +254,21 @@ class Files(_Section, frozen=True, kw_only=True):
             raise ValueError("Expected `tokenizer`: the path of the embedding model's tokenizer.json")
 
 
+class Tracing(_Section, frozen=True, kw_only=True):
+    """Where spans are sent. Without an `endpoint` a caller's trace goes on to the engine, and that is all."""
+
+    endpoint: str = ""  # of a collector that takes OTLP over HTTP, with its path: http://192.0.2.7:4318/v1/traces
+    service_name: Annotated[str, Meta(min_length=1, max_length=128)] = "citadel-gateway"
+    sample_share: Share = 1.0  # of requests that bring no trace; those that do decide for themselves
+    queue: Annotated[int, Meta(ge=1, le=1 << 17)] = 4096  # spans that wait; more are given up
+    delay_s: Seconds = 2.0
+    timeout_s: Annotated[float, Meta(gt=0, le=60)] = 5.0
+
+    def __post_init__(self) -> None:
+        if self.endpoint and not self.endpoint.startswith(("http://", "https://")):
+            raise ValueError(f"Expected `endpoint` to begin with http:// or https://, got {self.endpoint!r}")
+
+
 class Semantic(_Section, frozen=True, kw_only=True):
     """Answers that are given again to questions of the same meaning: citadel_llm/api/routes/semantic.py.
 
@@ -439,6 +454,7 @@ class Config(_Section, frozen=True, kw_only=True):
     database: Database = msgspec.field(default_factory=Database)
     files: Files = msgspec.field(default_factory=Files)
     semantic: Semantic = msgspec.field(default_factory=Semantic)
+    tracing: Tracing = msgspec.field(default_factory=Tracing)
     sessions: Sessions = msgspec.field(default_factory=Sessions)
     audit: Audit = msgspec.field(default_factory=Audit)
     cost: Cost | None = None  # none: nothing is said of costs

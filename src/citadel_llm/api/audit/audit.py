@@ -22,13 +22,14 @@ from citadel_llm.api.audit import journal as journals
 from citadel_llm.api.audit.action import action_of, is_admin
 from citadel_llm.api.audit.content import Content
 from citadel_llm.api.audit.journal import Journal, JournalError, Options
-from citadel_llm.api.audit.record import Outcome, Record, encode, outcome_of
+from citadel_llm.api.audit.record import Record, encode
 from citadel_llm.api.audit.refusals import Refusals
 from citadel_llm.api.audit.shipper import Shipper, Tell
 from citadel_llm.api.errors import ApiError
 from citadel_llm.integration.database.pool import Database, DatabaseUnavailable
 from citadel_llm.integration.metrics.audit import AuditMetrics
 from citadel_llm.utils import config
+from citadel_llm.utils.outcomes import Outcome, outcome_of
 
 if TYPE_CHECKING:
     from citadel_llm.api.identity.principal import Principal

@@ -6,12 +6,11 @@ from typing import Any, Literal
 
 import msgspec
 
-__all__ = ["Kind", "Outcome", "Record", "decode", "encode", "outcome_of"]
+from citadel_llm.utils.outcomes import Outcome
+
+__all__ = ["Kind", "Record", "decode", "encode"]
 
 type Kind = Literal["request", "admin", "security"]
-type Outcome = Literal["ok", "refused", "error", "cancelled", "lost"]
-
-CLIENT_GONE = 499
 
 
 class Record(msgspec.Struct, array_like=True, gc=False):
@@ -44,12 +43,3 @@ class Record(msgspec.Struct, array_like=True, gc=False):
 
 encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder(Record).decode
-
-
-def outcome_of(status: int) -> Outcome:
-    """What an HTTP status comes to."""
-    if status < 400:
-        return "ok"
-    if status == CLIENT_GONE:
-        return "cancelled"
-    return "refused" if status < 500 else "error"

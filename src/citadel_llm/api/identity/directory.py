@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 from citadel_llm.api.identity.principal import Principal
-from citadel_llm.api.identity.rights import Rights, narrowed, rights_of
+from citadel_llm.api.identity.rights import Rights, group_of, narrowed, rights_of
 from citadel_llm.api.limits.bounds import Bounds, BoundsTable, Scope
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ async def assemble(identities: Identities) -> Directory:
         rights = by_roles.get(roles)
         if rights is None:
             rights = by_roles[roles] = rights_of(roles, grants)
-        principal = Principal(f"{user.name}/password", user.name, user.id, permissions=rights)
+        principal = Principal(f"{user.name}/password", user.name, user.id, permissions=rights, group=group_of(roles))
         users[user.name] = User(user.name, user.password_hash, principal)
         by_id[user.id] = principal
         if count % _CHUNK == 0:

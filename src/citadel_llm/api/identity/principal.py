@@ -23,6 +23,7 @@ class Principal:
     # By permission, the models that it holds for; `*` stands for every one.
     permissions: Mapping[str, frozenset[str]] = field(default_factory=dict)
     unbounded: bool = False  # may do everything
+    group: str = "none"  # its strongest role among the built-in ones, `custom` where it has only others
 
     def may(self, permission: str, model: str = EVERY_MODEL) -> bool:
         """Whether this is permitted, for that model where it is about one. What is not granted is denied."""

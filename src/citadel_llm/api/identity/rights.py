@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from citadel_llm.api.identity.permissions import BUILT_IN, PER_MODEL, PERMISSIONS
 from citadel_llm.api.identity.principal import EVERY_MODEL, Principal
 
-__all__ = ["ROLES", "Rights", "narrowed", "rights_of", "within"]
+__all__ = ["ROLES", "Rights", "group_of", "narrowed", "rights_of", "within"]
 
 type Rights = Mapping[str, frozenset[str]]
 
@@ -26,6 +26,12 @@ def rights_of(roles: Iterable[str], grants: Mapping[str, Iterable[tuple[str, str
                 if permission in PERMISSIONS:  # what a release does not know it does not permit
                     found.setdefault(permission, set()).add(model)
     return {permission: _EVERY if EVERY_MODEL in models else frozenset(models) for permission, models in found.items()}
+
+
+def group_of(roles: Iterable[str]) -> str:
+    """The strongest built-in role among these; `custom` where all are the site's own, `none` where there are none."""
+    found = set(roles)
+    return next((role for role in BUILT_IN if role in found), "custom" if found else "none")
 
 
 def narrowed(rights: Rights, permissions: Iterable[str] | None, models: Iterable[str] | None) -> Rights:

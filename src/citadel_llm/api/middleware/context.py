@@ -82,7 +82,8 @@ class RequestContext:
         route: str = getattr(scope.get("route"), "path", "")
         if not route:
             route = scope["path"] if scope["path"] in _UNROUTED else "other"
-        self._state.metrics.answered(route, "", status, duration_s)
+        principal = scope.get("citadel.principal")
+        self._state.metrics.answered(route, "", status, duration_s, "none" if principal is None else principal.group)
         if status < 400 and route.startswith(_QUIET):
             return
         if self._state.audit is not None:

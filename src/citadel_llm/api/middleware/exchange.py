@@ -16,6 +16,7 @@ from citadel_llm.api.errors import ApiError, Headers
 from citadel_llm.api.identity.principal import Principal
 from citadel_llm.api.limits.plan import Charge
 from citadel_llm.api.routing.explain import Explanation
+from citadel_llm.api.tracing.context import Trace
 from citadel_llm.utils.config import Timeouts
 
 __all__ = ["Exchange", "Overdue", "Phase", "Sweeper"]
@@ -71,6 +72,7 @@ class Exchange:
     hides_usage = False  # the engine is asked for the tokens of a stream, and the caller did not ask
     events = 0  # of its stream, that went out
     charge: Charge | None = None  # what it counts as, until what it really used is known
+    trace: Trace | None = None  # which it is part of
     rate_limits: Headers | tuple[()] = ()  # what its caller has left, as headers
     _timer: asyncio.TimerHandle | None = None
 
@@ -97,6 +99,7 @@ class Exchange:
         other.caller, other.principal = self.caller, self.principal
         other.model, other.stream = self.model, self.stream
         other.given_id = self.given_id
+        other.trace = self.trace
         return other
 
     def expect(self, phase: str, deadline: float) -> None:

@@ -32,6 +32,7 @@ from citadel_llm.api.routing.admission import Refused, cost_of
 from citadel_llm.api.routing.explain import Explanation, wants_explanation
 from citadel_llm.api.routing.splice import splice_model, splice_usage
 from citadel_llm.api.state import GatewayState
+from citadel_llm.api.tracing.context import trace_headers, trace_of
 from citadel_llm.api.upstream.model import ServedModel
 
 __all__ = ["Completions"]
@@ -79,11 +80,9 @@ class Completions:
 
     async def __call__(self, call: Call) -> None:
         """Answer one POST."""
-        authorization, length, request_id, session, deadline, explain = _headers(call.headers)
+        authorization, length, request_id, session, deadline, explain, traced = _headers(call.headers)
         state = self._state
-        call.exchange = exchange = Exchange(request_id or new_request_id(), monotonic(), state.config.timeouts)
-        if request_id is not None:
-            exchange.given_id = True
+        call.exchange = exchange = self._begun(request_id, call.headers, traced=traced)
         # What is answered is written down before its last bytes go out, so that no answer is ever without its record.
         call.before_end = partial(self._finish, exchange, call)
         state.sweeper.active.add(exchange)
@@ -119,6 +118,16 @@ class Completions:
                     await self._fail(exchange, error, call)
             finally:
                 self._finish(exchange, call)
+
+    def _begun(self, request_id: str | None, headers: Headers, *, traced: bool) -> Exchange:
+        exchange = Exchange(request_id or new_request_id(), monotonic(), self._state.config.timeouts)
+        if request_id is not None:
+            exchange.given_id = True
+        tracer = self._state.tracer
+        if traced or tracer is not None:
+            parent, state = trace_headers(headers)
+            exchange.trace = trace_of(parent, state) if tracer is None else tracer.begin(parent, state)
+        return exchange
 
     async def _serve(self, exchange: Exchange, call: Call, body: bytes, session: bytes | None) -> None:
         audit = self._state.audit
@@ -315,7 +324,9 @@ class Completions:
         state, error = self._state, exchange.error
         duration = monotonic() - exchange.began
         status = exchange.status or 499
-        state.metrics.answered(self._path, exchange.model, status, duration)
+        principal = exchange.principal
+        group = "none" if principal is None else principal.group
+        state.metrics.answered(self._path, exchange.model, status, duration, group)
         state.limiter.settle(exchange, _used(exchange, status))
         if exchange.tokens_estimated:
             pass  # no engine reported them
@@ -326,7 +337,12 @@ class Completions:
             ttft = exchange.first_token_at - exchange.began
             state.metrics.first_token(exchange.model, ttft)
             ttft_ms = int(ttft * 1e6) / 1e3
-        audit, principal = state.audit, exchange.principal
+            tokens = exchange.completion_tokens
+            if tokens is not None and tokens > 1 and status < 400 and not exchange.tokens_estimated:
+                state.metrics.pace(exchange.model, (duration - ttft) / (tokens - 1))
+        if state.tracer is not None:
+            state.tracer.end(self._path, exchange, status, duration)
+        audit = state.audit
         if audit is not None and principal is not None:
             audit.request(self._action, exchange, principal, call.client, status, duration)
         state.log.record(
@@ -355,11 +371,11 @@ class Completions:
         )
 
 
-type _Read = tuple[bytes | None, bytes | None, str | None, bytes | None, bytes | None, bool]
+type _Read = tuple[bytes | None, bytes | None, str | None, bytes | None, bytes | None, bool, bool]
 
 
 def _headers(headers: Headers) -> _Read:
-    """Of a request: authorization, content-length, a sane id, session, deadline, and whether to explain the route."""
+    """Of a request: authorization, content-length, a sane id, session, deadline; to be explained? traced?"""
     authorization: bytes | None = None
     api_key: bytes | None = None
     length: bytes | None = None
@@ -367,6 +383,7 @@ def _headers(headers: Headers) -> _Read:
     session: bytes | None = None
     deadline: bytes | None = None
     explain = False
+    traced = False
     for name, value in headers:
         if name == b"authorization":
             authorization = value if authorization is None else TWICE
@@ -383,9 +400,11 @@ def _headers(headers: Headers) -> _Read:
                 deadline = value
             elif name == b"x-citadel-route":
                 explain = wants_explanation(value)
+        elif name == b"traceparent":
+            traced = True
     if authorization is None:
         authorization = api_key
-    return authorization, length, request_id, session, deadline, explain
+    return authorization, length, request_id, session, deadline, explain, traced
 
 
 def _asks_for_usage(request: _Request) -> bool:

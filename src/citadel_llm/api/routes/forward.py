@@ -228,7 +228,9 @@ class Forwarder:
     def _send(self, exchange: Exchange, engine: Engine, connection: Connection, suffix: str, body: bytes) -> None:
         exchange.sent_at = now = monotonic()
         exchange.phase, exchange.deadline = Phase.FIRST_BYTE, now + self._timeouts.first_byte_s
-        rest = f"{exchange.request_id}{suffix}\r\ncontent-length: {len(body)}\r\n\r\n"
+        trace = exchange.trace
+        of_trace = "" if trace is None else trace.lines
+        rest = f"{exchange.request_id}{suffix}\r\n{of_trace}content-length: {len(body)}\r\n\r\n"
         connection.send(self._heads[engine] + rest.encode("ascii"), body)
 
     def _broken(

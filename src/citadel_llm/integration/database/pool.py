@@ -31,6 +31,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
 
 from citadel_llm.integration.database.target import ON_PRIMARY, SCHEMA, DatabaseUnavailable, Target
+from citadel_llm.integration.metrics.database import DatabaseMetrics
 
 __all__ = ["Database", "DatabaseUnavailable", "Options"]
 
@@ -60,9 +61,17 @@ class _Held:
 class Database:
     """A few connections, and whether there is anything behind them."""
 
-    def __init__(self, target: Target, options: Options, *, on_change: Callable[[bool, str], None]) -> None:
+    def __init__(
+        self,
+        target: Target,
+        options: Options,
+        *,
+        on_change: Callable[[bool, str], None],
+        metrics: DatabaseMetrics | None = None,
+    ) -> None:
         """`on_change` hears whether the database answers, and why not."""
         self._options = options
+        self._metrics = metrics
         self._on_change = on_change
         self._told: bool | None = None
         self._watch: asyncio.Task[None] | None = None
@@ -114,20 +123,30 @@ class Database:
 
         `timeout_s` bounds the wait for the connection and then, anew, the whole block; the configuration's by default.
         """
+        metrics = self._metrics
         if not self.up:
+            if metrics is not None:
+                metrics.unavailable()
             raise DatabaseUnavailable(self.reason)
         limit_s = self._options.timeout_s if timeout_s is None else timeout_s
-        await self._take_slot(limit_s)
+        began = time.monotonic()
         try:
-            async with self._lend(limit_s) as connection:
-                if timeout_s is not None:
-                    await connection.execute(f"set local statement_timeout = {_limit_ms(limit_s)}")
-                yield connection
+            await self._take_slot(limit_s)
+            try:
+                async with self._lend(limit_s) as connection:
+                    lent = time.monotonic()
+                    if timeout_s is not None:
+                        await connection.execute(f"set local statement_timeout = {_limit_ms(limit_s)}")
+                    yield connection
+                if metrics is not None:
+                    metrics.used(lent - began, time.monotonic() - lent)
+            finally:
+                self._slots.release()
         except DatabaseUnavailable:
             self._wake.set()
+            if metrics is not None:
+                metrics.unavailable()
             raise
-        finally:
-            self._slots.release()
 
     async def _take_slot(self, limit_s: float) -> None:
         if self._waiting >= _MAX_WAITING:

@@ -9,6 +9,7 @@ so that restarts go on counting in the same files instead of leaving new ones be
 from __future__ import annotations
 
 import os
+import platform
 from pathlib import Path
 from threading import Lock
 
@@ -19,22 +20,31 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from citadel_llm.integration.metrics.audit import AuditMetrics
 from citadel_llm.integration.metrics.business import BusinessMetrics, CostTally
 from citadel_llm.integration.metrics.cache import CacheCounters
+from citadel_llm.integration.metrics.conventions import Conventional
+from citadel_llm.integration.metrics.database import DatabaseMetrics
 from citadel_llm.integration.metrics.files import FileCounters
 from citadel_llm.integration.metrics.semantic import SemanticCounters
 from citadel_llm.integration.metrics.tally import Distribution, Tally
 from citadel_llm.integration.metrics.vector import VectorCounters
+from citadel_llm.utils.outcomes import outcome_of
 
 __all__ = ["Metrics"]
 
 _PREFIX = "citadel_gateway"
 _DURATION = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.8, 1.0, 1.5, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 600.0)
 _FIRST = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+# As OpenTelemetry's conventions for generative AI advise.
+_PER_TOKEN = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
+_TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576)
+# What these counters may say, so that their series are there before the first of them happens.
+_REFUSED = ("missing_api_key", "invalid_api_key", "expired_api_key", "invalid_credentials")
+_LIMITED = ("requests_per_minute", "tokens_per_minute", "concurrent_requests")
 
 
 class Metrics:
     """All of them, with the children of a label set kept once they were used."""
 
-    def __init__(self, instance: str, directory: str | None = None) -> None:
+    def __init__(self, instance: str, directory: str | None = None, version: str = "") -> None:
         """`directory` is shared with the other instances; None counts for this process alone."""
         self._instance = instance
         self._directory = directory
@@ -67,6 +77,34 @@ class Metrics:
         self._tokens = Counter(
             f"{_PREFIX}_tokens", "Tokens that the engines reported", ["model", "kind"], registry=registry
         )
+        self._groups = Counter(
+            f"{_PREFIX}_group_requests",
+            "Answered requests by the strongest role of their caller: admin, operator, developer, viewer, custom; none",
+            ["group", "model", "outcome"],
+            registry=registry,
+        )
+        self._per_token = Histogram(
+            "gen_ai_server_time_per_output_token_seconds",
+            "Of streams: between the first piece and the last, by the tokens after the first",
+            ["gen_ai_request_model"],
+            buckets=_PER_TOKEN,
+            registry=registry,
+        )
+        self._token_usage = Histogram(
+            "gen_ai_client_token_usage",
+            "Tokens of a request, as its engine reported them",
+            ["gen_ai_request_model", "gen_ai_token_type"],
+            buckets=_TOKENS,
+            registry=registry,
+        )
+        build = Gauge(
+            "citadel_build_info",
+            "1, and what runs",
+            ["version", "python"],
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        build.labels(version, platform.python_version()).set(1)
         self._retries = Counter(
             f"{_PREFIX}_retries", "Further attempts of a request, before any answer", ["model"], registry=registry
         )
@@ -94,6 +132,10 @@ class Metrics:
             ["scope", "kind"],
             registry=registry,
         )
+        for reason in _REFUSED:
+            self._refused_callers.labels(reason)
+        for kind in _LIMITED:
+            self._limited.labels("key", kind)
         self._queue_wait = Histogram(
             f"{_PREFIX}_queue_wait_seconds",
             "How long those requests waited for a place that had to",
@@ -109,6 +151,9 @@ class Metrics:
         )
         self._auto_choices = Counter(
             f"{_PREFIX}_auto_choices", "Models chosen for requests that named `auto`", ["model"], registry=registry
+        )
+        self._spans = Counter(
+            "citadel_trace_spans", "Spans that the collector took, or did not", ["outcome"], registry=registry
         )
         self.ejections = Counter(
             f"{_PREFIX}_ejections",
@@ -162,24 +207,31 @@ class Metrics:
         self.semantic = SemanticCounters(registry)
         self.audit = AuditMetrics(registry)
         self.business = BusinessMetrics(registry)
-        self._answers: dict[tuple[str, str, int], tuple[Tally, Distribution]] = {}
+        self.database = DatabaseMetrics(registry)
+        self._answers: dict[tuple[str, str, int, str], tuple[Tally, Tally, Distribution]] = {}
         self._durations: dict[tuple[str, str], Distribution] = {}
         self._firsts: dict[str, Distribution] = {}
-        self._token_pairs: dict[str, tuple[Tally, Tally]] = {}
+        self._paces: dict[str, Distribution] = {}
+        self._token_pairs: dict[str, tuple[Tally, Tally, Distribution, Distribution]] = {}
         self._kept: list[Tally | Distribution | CostTally] = []
         self._flushing = Lock()
 
-    def answered(self, route: str, model: str, status: int, duration_s: float) -> None:
-        """Count an answer. `route` and `model` are names of ours, never text of a caller."""
-        key = (route, model, status)
-        pair = self._answers.get(key)
-        if pair is None:
+    def answered(self, route: str, model: str, status: int, duration_s: float, group: str = "none") -> None:
+        """Count an answer. `route`, `model` and `group` are names of ours, never text of a caller."""
+        key = (route, model, status, group)
+        found = self._answers.get(key)
+        if found is None:
             durations = self._durations.get(key[:2])
             if durations is None:
                 durations = self._durations[key[:2]] = self._distribution(self._duration.labels(route, model))
-            pair = self._answers[key] = (self._tally(self._requests.labels(route, model, str(status))), durations)
-        pair[0].total += 1
-        pair[1].observe(duration_s)
+            found = self._answers[key] = (
+                self._tally(self._requests.labels(route, model, str(status))),
+                self._tally(self._groups.labels(group, model, outcome_of(status))),
+                durations,
+            )
+        found[0].total += 1
+        found[1].total += 1
+        found[2].observe(duration_s)
 
     def first_token(self, model: str, seconds: float) -> None:
         """Note the time to the first piece of a stream."""
@@ -188,19 +240,34 @@ class Metrics:
             child = self._firsts[model] = self._distribution(self._first.labels(model))
         child.observe(seconds)
 
+    def pace(self, model: str, seconds: float) -> None:
+        """Note the time that a stream took for each token after its first."""
+        child = self._paces.get(model)
+        if child is None:
+            child = self._paces[model] = self._distribution(self._per_token.labels(model))
+        child.observe(seconds)
+
     def tokens(self, model: str, prompt: int, completion: int) -> None:
         """Add what an engine reported as used."""
-        pair = self._token_pairs.get(model)
-        if pair is None:
-            pair = self._token_pairs[model] = (
+        found = self._token_pairs.get(model)
+        if found is None:
+            found = self._token_pairs[model] = (
                 self._tally(self._tokens.labels(model, "prompt")),
                 self._tally(self._tokens.labels(model, "completion")),
+                self._distribution(self._token_usage.labels(model, "input")),
+                self._distribution(self._token_usage.labels(model, "output")),
             )
-            cost = self.business.cost(model, *pair)
+            cost = self.business.cost(model, found[0], found[1])
             if cost is not None:
                 self._kept.append(cost)
-        pair[0].total += prompt
-        pair[1].total += completion
+        found[0].total += prompt
+        found[1].total += completion
+        found[2].observe(prompt)
+        found[3].observe(completion)
+
+    def spans(self, count: int, *, sent: bool) -> None:
+        """Count spans."""
+        self._spans.labels("sent" if sent else "failed").inc(count)
 
     def retried(self, model: str) -> None:
         """Count a further attempt."""
@@ -261,7 +328,7 @@ class Metrics:
         if self._directory is not None:
             registry = CollectorRegistry()
             MultiProcessCollector(registry, self._directory)  # type: ignore[no-untyped-call]
-        return generate_latest(registry), CONTENT_TYPE_LATEST
+        return generate_latest(Conventional(registry)), CONTENT_TYPE_LATEST
 
     def close(self) -> None:
         """Withdraw this instance's gauges; what it counted stays."""
