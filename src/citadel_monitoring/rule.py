@@ -128,6 +128,9 @@ def _rule(rule: Record | Alert, site: Site) -> dict[str, Any]:
 
 def cases_texts(groups: Iterable[Group], rules_file: str) -> dict[str, str]:
     """The files for `promtool test rules` by their names, one for each step of evaluation: each rule's two cases."""
+    groups = tuple(groups)
+    # Without it promtool takes them in any order, and what a rule reads of another group may be a step old.
+    order = [f"{PRODUCT}-{group.name}" for group in groups]
     tests: dict[int, list[dict[str, Any]]] = {}
     for group in groups:
         for rule in group.rules:
@@ -136,7 +139,12 @@ def cases_texts(groups: Iterable[Group], rules_file: str) -> dict[str, str]:
                 tests.setdefault(case.step_s, []).append(_test(f"{rule.name} {word}", rule, case))
     return {
         f"{PRODUCT}.{duration(step)}.test.yml": yaml.safe_dump(
-            {"rule_files": [rules_file], "evaluation_interval": duration(step), "tests": found},
+            {
+                "rule_files": [rules_file],
+                "evaluation_interval": duration(step),
+                "group_eval_order": order,
+                "tests": found,
+            },
             sort_keys=False,
             width=1000,
         )

@@ -85,6 +85,10 @@ insert into llm.vector_store_files (store_id, file_id, user_id, batch_id, status
    E'{AWKWARD}', null, null),
   ('vs_2', 'file-2', '{BERT}', null, 'deleting', '{{}}', 100, 0, null, null, gen_random_uuid(), now());
 """,
+    "0004": f"""
+insert into llm.usage_rollups (period, period_start, user_id, key_id, model, requests, cost) values
+  ('day', date_trunc('day', now()), '{ANNA}', '{KEY}', 'mixtral', 1, 0.000012345678901234567);
+""",
 }
 
 

@@ -6,6 +6,7 @@ CITADEL_OUTAGE_S says how long the database is away (5 s where nothing is said).
 
 import asyncio
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -27,6 +28,8 @@ from audited import (
 )
 
 from callers import KEY
+from citadel_llm.cli import main
+from gateways import spawned_gateway
 from upstreams import CHAT, EVENTS, Upstream, answers, streams
 from waiting import until
 
@@ -228,7 +231,7 @@ async def test_pages_and_usage_are_asked_over_http_and_by_command(sections, upst
         assert (await gateway.get("/admin/v1/audit?user='%20or%201=1%20--", key=KEY)).json["data"] == []
         (row,) = (await gateway.get("/admin/v1/usage?period=hour", key=KEY)).json["data"]
         assert (row["model"], row["requests"], row["prompt_tokens"], row["completion_tokens"]) == ("phi3", 7, 49, 21)
-        assert (row["user_id"], row["failed_requests"]) == (None, 0)
+        assert (row["user_id"], row["failed_requests"], row["cost"]) == (None, 0, None)
 
         async def command(*words):
             process = await asyncio.create_subprocess_exec(
@@ -246,6 +249,9 @@ async def test_pages_and_usage_are_asked_over_http_and_by_command(sections, upst
         status, out = await command("usage", "--period", "month")
         assert status == 0
         assert "phi3" in out
+        assert await command("usage", "--cost") == (
+            1, "citadel: this site gives no costs: see `gateway_cost` in docs/business.md\n"
+        )  # fmt: skip
         status, out = await command("audit", "--kind", "nothing")
         assert status == 1
         assert "400 invalid_request" in out
@@ -253,3 +259,39 @@ async def test_pages_and_usage_are_asked_over_http_and_by_command(sections, upst
         await arrived(gateway)
         rows = (await gateway.get("/admin/v1/audit?kind=admin&outcome=refused", key=KEY)).json["data"]
         assert {row["action"] for row in rows} == {"audit.read"}
+
+
+async def test_what_was_used_has_its_cost_of_the_time_and_a_request_that_of_now(sections, upstream, tmp_path, ask):
+    """The price doubles between two answers: what was counted stays as it was."""
+    figures = {"cost_share": 1, "prompt_tokens_per_s": 1, "completion_tokens_per_s": 0.5}
+    cost = {"currency": "CHF", "server_price": 26280, "watts": 0, "price_per_kwh": 0, "utilisation": 1}
+    second = 26280 / 5 / 8760 / 3600
+    answer = (7 + 2 * 3) * second  # 7 tokens read, 3 written
+    out = io.StringIO()
+    for factor in (1, 2):
+        priced = {**sections, "cost": {**cost, "server_price": factor * cost["server_price"]}}
+        async with spawned_gateway(
+            tmp_path, models={"phi3": {"upstreams": [upstream], **figures}}, **priced
+        ) as gateway:
+            request_id = (await gateway.ask()).headers["x-request-id"]
+            await arrived(gateway)
+            (row,) = (await gateway.get(f"/admin/v1/audit?request_id={request_id}", key=KEY)).json["data"]
+            assert row["cost"] == pytest.approx(factor * answer, rel=1e-3)
+            found = (await gateway.get("/admin/v1/usage?period=day", key=KEY)).json
+            assert found["currency"] == "CHF"
+            assert found["data"][0]["cost"] == pytest.approx({1: 1, 2: 3}[factor] * answer, rel=1e-3)
+            if factor == 2:
+                url = gateway.url
+
+                def run(url=url):
+                    with contextlib.redirect_stdout(out):
+                        return main(["usage", "--cost", "--period", "month", "--url", url])
+
+                with pytest.MonkeyPatch.context() as environment:
+                    environment.setenv("CITADEL_API_KEY", KEY)
+                    assert await asyncio.to_thread(run) == 0
+    head, line, together = out.getvalue().splitlines()
+    assert head.endswith("COST CHF")
+    assert float(line.split()[-1]) == pytest.approx(3 * answer, abs=1e-6)
+    assert together == f"Together {3 * answer:.6f} CHF"
+    assert ask("select count(*) from llm.usage_rollups where cost > 0") == [(3,)]

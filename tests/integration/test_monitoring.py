@@ -36,8 +36,9 @@ def metrics(credentials):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def asked(credentials, metrics):
-    """Each model is asked until what was asked has come to the recorded series."""
+def asked(credentials, metrics, on_host):
+    """Each model is asked until what was asked has come to the recorded series; evaluated, and rated, too."""
+    on_host("systemctl", "start", "--no-block", "citadel-evaluation.service")
     import openai  # noqa: PLC0415
 
     with openai.OpenAI(
@@ -47,9 +48,11 @@ def asked(credentials, metrics):
         def ask():
             for model in client.models.list():
                 if model.kind == "generate":
-                    client.chat.completions.create(
+                    answer = client.chat.completions.with_raw_response.create(
                         model=model.id, max_tokens=2, messages=[{"role": "user", "content": f"Hello at {time.time()}"}]
                     )
+                    opinion = {"request_id": answer.headers["x-request-id"], "thumb": "up", "stars": 4}
+                    client.post("/feedback", body=opinion, cast_to=object)
                 else:
                     client.embeddings.create(model=model.id, input="Hello")
             return metrics.query("citadel:latency_seconds:mean1h") and metrics.query(
@@ -57,6 +60,23 @@ def asked(credentials, metrics):
             )
 
         wait_for("the bands of the signals", ask, 480, pause_s=5)
+        # Two looks of five minutes with a rise between them: answers are rated until there were.
+        stars = "citadel:satisfaction:stars30d"
+        wait_for("what opinions come to", lambda: ask() and metrics.query(stars), 780, pause_s=15)
+        wanted = sum(model.kind == "generate" for model in client.models.list())
+        evaluated = "count(citadel_evaluation_accuracy_ratio)"
+        wait_for("evaluations", lambda: metrics.value(evaluated) == wanted, 600, pause_s=5)
+
+
+def test_a_models_accuracy_is_what_its_answers_came_to(metrics, kinds, on_host):
+    results = json.loads(on_host("cat", "/var/lib/citadel-metrics/evaluation.json"))
+    assert set(results) == set(kinds["generate"])
+    for model, result in results.items():
+        told = metrics.value(f'max(citadel_evaluation_accuracy_ratio{{model="{model}"}})')
+        assert told == pytest.approx(result["correct"] / result["questions"])
+        assert result["questions"] == 60
+    # Random weights know nothing: whoever is far better than chance has seen the letters.
+    assert all(result["correct"] < 45 for result in results.values())
 
 
 def test_no_target_is_down(metrics):

@@ -491,11 +491,20 @@ async def test_an_answer_is_rated_once_by_each_caller(gateway, client, site, tal
         body = json.dumps({"request_id": request_id, **said}).encode()
         return await gateway.ask("POST", "/v1/feedback", body, key=site.keys[who])
 
+    async def counted(kind, model="phi3"):
+        found = await gateway.metrics()
+        labels = f'{{kind="{kind}",model="{model}"}}'
+        return tuple(found[f"citadel_feedback{part}_total{labels}"] for part in ("", "_withdrawn"))
+
+    assert await counted("up") == (0, 0)
     first = await rate(thumb="up", comment="Good.")
+    assert await counted("up") == (1, 0)
     assert (first.status, first.json["thumb"], first.json["stars"], first.json["model"]) == (200, "up", None, "phi3")
     second = await rate(stars=2, labels=["slow"])
     assert (second.json["thumb"], second.json["stars"], second.json["labels"]) == (None, 2, ["slow"])
+    assert (await counted("up"), await counted("stars_2")) == ((1, 1), (1, 0))
     assert (await rate("bert", thumb="down")).json["model"] is None, "it was not bert's request"
+    assert await counted("down", "unknown") == (1, 0)
     rows = site.sql("select rating, stars from llm.feedback where request_id = %s order by stars", request_id)
     assert rows == [(None, 2), (-1, None)]
     listed = (await gateway.get("/v1/feedback", key=site.keys["anna"])).json
@@ -503,7 +512,29 @@ async def test_an_answer_is_rated_once_by_each_caller(gateway, client, site, tal
     for status in (204, 404):
         gone = await gateway.ask("DELETE", f"/v1/feedback/{request_id}", None, key=site.keys["anna"])
         assert gone.status == status
+    assert await counted("stars_2") == (1, 1)
     assert (await rate("dora:feedback", thumb="up")).status == 403
+
+
+async def test_of_votes_that_come_at_once_one_stands_and_it_counts_once(gateway, site):
+    """A double click, and more: what was counted less what was withdrawn is what stands."""
+    before = await gateway.metrics()
+    bodies = [json.dumps({"request_id": "req-click", "thumb": ("up", "down")[n % 2]}).encode() for n in range(12)]
+    for _ in range(3):
+        answers = await asyncio.gather(
+            *(gateway.ask("POST", "/v1/feedback", body, key=site.keys["anna"]) for body in bodies)
+        )
+        assert {answer.status for answer in answers} == {200}
+    after = await gateway.metrics()
+
+    def standing(kind):
+        labels = f'{{kind="{kind}",model="unknown"}}'
+        names = (f"citadel_feedback_total{labels}", f"citadel_feedback_withdrawn_total{labels}")
+        given, withdrawn = (after[name] - before[name] for name in names)
+        return given - withdrawn
+
+    ((rating,),) = site.sql("select rating from llm.feedback where request_id = 'req-click'")
+    assert (standing("up"), standing("down")) == ((1, 0) if rating == 1 else (0, 1))
 
 
 @pytest.mark.parametrize(

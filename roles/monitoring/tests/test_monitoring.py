@@ -51,6 +51,19 @@ def test_the_distributions_own_instance_is_off(host, package):
     assert not own.is_enabled
 
 
+def test_what_the_host_writes_down_for_it_is_told_by_the_machines_exporter(host, site, role):
+    """How well models answer is a file, which nothing else serves."""
+    path = f"{site['citadel_metrics_directory']}/test-of-the-role.prom"
+    url = f"http://{site['ansible_host']}:{role['monitoring_node_port']}/metrics"
+    try:
+        host.check_output(f"printf 'citadel_test_of_the_role 7\\n' >{path} && chmod 644 {path}")
+        said = host.check_output(f"curl -fsS {url}")
+    finally:
+        host.check_output(f"rm -f {path}")
+    assert re.search(r"^citadel_test_of_the_role 7$", said, re.MULTILINE)
+    assert re.search(r"^node_textfile_scrape_error 0$", said, re.MULTILINE)
+
+
 def test_redis_password_is_in_no_command_line_and_no_unit(host, site):
     environment = f"{site['citadel_root']}/config/secrets/redis-metrics.env"
     look = (

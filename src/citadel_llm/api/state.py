@@ -28,6 +28,7 @@ from citadel_llm.integration.database.build import build_database
 from citadel_llm.integration.metrics import Metrics
 from citadel_llm.integration.vector.build import build_vector
 from citadel_llm.utils.config import Config, ConfigError
+from citadel_llm.utils.cost import model_hour, prices_of
 from citadel_llm.utils.keys import KeyRing
 from citadel_llm.utils.logging import LogWriter
 
@@ -86,7 +87,12 @@ class GatewayState:
             log=log,
         )
         self.callers = self.identity.callers
-        self.audit = build_audit(config.audit, self.database, metrics.audit, log.event, instance=instance)
+        prices = prices_of(config)
+        hours = {name: model_hour(config.cost, config.models[name]) for name in prices if config.cost is not None}
+        metrics.business.begin(config.models, prices, hours)
+        self.audit = build_audit(
+            config.audit, self.database, metrics.audit, log.event, instance=instance, prices=prices
+        )
         self.files = build_files(self)
         self.semantic = build_semantic(self)
         self.tracer = build_tracer(config.tracing, metrics, log, self.rng, version=version, instance=instance)

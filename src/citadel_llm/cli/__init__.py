@@ -18,6 +18,7 @@ _VERBS = {
     "config": "check a configuration file",
     "console": "serve the console's page on a host of its own",
     "database": "bring the database's schema forward or back, check it",
+    "evaluate": "ask models questions, and tell how many they answer rightly",
     "gateway": "run one gateway instance",
     "identity": "bring the keys that the site declares into the database",
     "keys": "list, make, rotate and revoke keys",

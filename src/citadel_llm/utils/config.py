@@ -29,6 +29,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "Console",
+    "Cost",
     "Database",
     "Ejection",
     "Feature",
@@ -56,6 +57,8 @@ Bound = Annotated[int, Meta(ge=0, le=1_000_000_000_000)]
 Port = Annotated[int, Meta(ge=1, le=65_535)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Latency = Annotated[float, Meta(ge=0, le=86_400_000)]
+Money = Annotated[float, Meta(ge=0, le=1e12)]
+Rate = Annotated[float, Meta(gt=0, le=1e9)]
 
 type Policy = Literal["least_outstanding", "prefix", "session"]
 type Feature = Literal["tools", "images", "response_format"]
@@ -334,6 +337,19 @@ class Audit(_Section, frozen=True, kw_only=True):
             raise ValueError("`content: hash`: expected a `hash_key_file`")
 
 
+class Cost(_Section, frozen=True, kw_only=True):
+    """What an LLM server costs, in one currency; what tokens cost follows from it (citadel_llm/utils/cost.py)."""
+
+    currency: Annotated[str, Meta(pattern="^[A-Z]{3}$")] = "EUR"  # ISO 4217; told, never converted
+    server_price: Money  # when it was bought
+    lifetime_years: Annotated[float, Meta(gt=0, le=50)] = 5.0  # over which that is spread
+    yearly: Money = 0.0  # rack, network, maintenance, people
+    watts: Annotated[float, Meta(ge=0, le=1e6)]  # on average, at the plug
+    price_per_kwh: Money
+    energy_overhead: Annotated[float, Meta(ge=1, le=10)] = 1.0  # cooling and loss: energy drawn to energy used
+    utilisation: Annotated[float, Meta(gt=0, le=1)] = 0.3  # the part of what models can do that is used
+
+
 class Auth(_Section, frozen=True, kw_only=True):
     """Who may call: the keys of a file, by their SHA-256, and those of the database, where there is one."""
 
@@ -417,6 +433,10 @@ class Model(_Section, frozen=True, kw_only=True):
     version: str = ""  # what its answers depend on, beside its name; another one finds no cached answer
     latency_ms: Latency | None = None  # what its requests take at most in the mean, as was required
     latency_target_ms: Latency | None = None  # and what they should take
+    # For what it costs: its part of a server, and what one engine does at most, all requests together.
+    cost_share: Share | None = None
+    prompt_tokens_per_s: Rate | None = None
+    completion_tokens_per_s: Rate | None = None
 
 
 class Console(_Section, frozen=True, kw_only=True):
@@ -454,6 +474,7 @@ class Config(_Section, frozen=True, kw_only=True):
     sessions: Sessions = msgspec.field(default_factory=Sessions)
     audit: Audit = msgspec.field(default_factory=Audit)
     console: Console = msgspec.field(default_factory=Console)
+    cost: Cost | None = None  # none: nothing is said of costs
     created: int = 0  # Unix seconds; not of the file's text but its age, shown in /v1/models
 
     def __post_init__(self) -> None:
@@ -470,6 +491,24 @@ class Config(_Section, frozen=True, kw_only=True):
         if self.auth.keys_file is None and not self.database.enabled:
             raise ValueError("Expected `auth.keys_file`, or a `database`, that says who may call")
         self._check_files()
+        self._check_cost()
+
+    def _check_cost(self) -> None:
+        if self.cost is None:
+            return
+        shares = sum(model.cost_share or 0 for model in self.models.values())
+        if shares > 1.001:
+            raise ValueError(f"`cost_share`: expected the models' to come to 1 at most, got {shares:g}")
+        for name, model in self.models.items():
+            wanted = [model.cost_share, model.prompt_tokens_per_s]
+            if model.kind == "generate":
+                wanted.append(model.completion_tokens_per_s)
+            rates = wanted[1:]
+            if any(rate is not None for rate in rates) and None in wanted:
+                raise ValueError(
+                    f"`models.{name}`: expected `cost_share`, `prompt_tokens_per_s` and, where it generates, "
+                    "`completion_tokens_per_s` together"
+                )
 
     def _check_fallback(self, name: str, model: Model) -> None:
         for other in model.fallback:

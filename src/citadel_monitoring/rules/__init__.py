@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from citadel_monitoring.rule import Group
-from citadel_monitoring.rules import anomaly, gateway, host, integrations, models, watch
+from citadel_monitoring.rules import anomaly, business, gateway, host, integrations, models, watch
 from citadel_monitoring.site import Site
 
 __all__ = ["AREAS", "all_groups"]
@@ -17,6 +17,7 @@ AREAS: tuple[Callable[[Site], tuple[Group, ...]], ...] = (
     integrations.groups,
     host.groups,
     anomaly.groups,
+    business.groups,
 )
 
 

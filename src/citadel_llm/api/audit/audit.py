@@ -34,6 +34,7 @@ from citadel_llm.utils.outcomes import Outcome, outcome_of
 if TYPE_CHECKING:
     from citadel_llm.api.identity.principal import Principal
     from citadel_llm.api.middleware.exchange import Exchange
+    from citadel_llm.utils.cost import Price
 
 __all__ = ["Audit", "build_audit"]
 
@@ -46,13 +47,19 @@ _MAX_TEXT = 256
 
 
 def build_audit(
-    section: config.Audit, database: Database | None, metrics: AuditMetrics, tell: Tell, *, instance: str
+    section: config.Audit,
+    database: Database | None,
+    metrics: AuditMetrics,
+    tell: Tell,
+    *,
+    instance: str,
+    prices: Mapping[str, Price] | None = None,
 ) -> Audit | None:
-    """Raises ConfigError where the journal's folder can't be used."""
+    """Usage is summed up at `prices`. Raises ConfigError where the journal's folder can't be used."""
     if not section.enabled:
         return None
     try:
-        return Audit(section, database, metrics, tell, instance=instance)
+        return Audit(section, database, metrics, tell, instance=instance, prices=prices)
     except JournalError as error:
         raise config.ConfigError(str(error)) from None
 
@@ -61,13 +68,21 @@ class Audit:
     """See the module."""
 
     def __init__(
-        self, section: config.Audit, database: Database | None, metrics: AuditMetrics, tell: Tell, *, instance: str
+        self,
+        section: config.Audit,
+        database: Database | None,
+        metrics: AuditMetrics,
+        tell: Tell,
+        *,
+        instance: str,
+        prices: Mapping[str, Price] | None = None,
     ) -> None:
         self._section = section
         self._database = database
         self._metrics = metrics
         self._tell = tell
         self._instance = instance
+        self._prices = prices
         self._options = Options(section.segment_bytes, section.spool_bytes)
         self._base = Path(section.directory)
         content = Content(section)
@@ -76,7 +91,7 @@ class Audit:
         self._refusals = Refusals()
         self._dropped = self._told_dropped = 0
         self._wake = asyncio.Event()
-        self._shipper = None if database is None else Shipper(self.journal, database, metrics, tell)
+        self._shipper = None if database is None else Shipper(self.journal, database, metrics, tell, prices)
         self._tasks: list[asyncio.Task[None]] = []
         self._drops = section.when_full == "drop"
         self.closed = False  # new requests are to be refused
@@ -267,7 +282,7 @@ class Audit:
     async def _carry_rest(self, database: Database) -> None:
         # What a cancelled task had read is read again: the chain knows what of it has arrived.
         self.journal.rewind()
-        await Shipper(self.journal, database, self._metrics, self._tell).drain()
+        await Shipper(self.journal, database, self._metrics, self._tell, self._prices).drain()
 
     async def _sync(self) -> None:
         ticket = self.journal.begin_sync()
@@ -318,7 +333,7 @@ class Audit:
                 continue
             count = left.last - left.done_to
             try:
-                await Shipper(left, database, self._metrics, self._tell).drain()
+                await Shipper(left, database, self._metrics, self._tell, self._prices).drain()
             finally:
                 left.close(remove=True)
             self._tell("info", "audit_adopted", folder=str(folder), records=count)

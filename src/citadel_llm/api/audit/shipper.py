@@ -7,7 +7,7 @@ adds the others and brings the chain forward. Where the outcome of a transaction
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from time import monotonic, time_ns
 from typing import TYPE_CHECKING
@@ -24,6 +24,7 @@ from citadel_llm.integration.database.pool import Database, DatabaseUnavailable
 
 if TYPE_CHECKING:
     from citadel_llm.integration.metrics.audit import AuditMetrics
+    from citadel_llm.utils.cost import Price
 
 __all__ = ["BATCH", "Shipper"]
 
@@ -41,11 +42,20 @@ type Tell = Callable[..., None]
 class Shipper:
     """Of one journal."""
 
-    def __init__(self, journal: Journal, database: Database, metrics: AuditMetrics, tell: Tell) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        database: Database,
+        metrics: AuditMetrics,
+        tell: Tell,
+        prices: Mapping[str, Price] | None = None,
+    ) -> None:
+        """What was used is summed up at these prices; without any it costs nothing."""
         self._journal = journal
         self._database = database
         self._metrics = metrics
         self._tell = tell
+        self._prices = prices
         self._place: Place | None = None  # as the last batch left it
         self._rejected: set[int] = set()  # of the batch that is carried
         self._touched: dict[str, float] = {}
@@ -132,7 +142,7 @@ class Shipper:
             rows, lines, after = made
             if lines:
                 await table.add(connection, journal.mark.chain, lines, after)
-                await usage.add(connection, rows)
+                await usage.add(connection, rows, self._prices)
         self._place = after
         journal.done(batch[-1].sequence, sum(e.size_bytes for e in batch if e.sequence > journal.done_to))
         self._rejected.difference_update([entry.sequence for entry in batch] if self._rejected else ())

@@ -68,6 +68,7 @@ def _sane(request_id: str) -> str:
 def router(state: GatewayState) -> APIRouter:
     """The endpoints of this family."""
     routes = APIRouter(prefix="/v1/feedback", tags=["feedback"])
+    metrics = state.metrics.business
     Caller = Annotated[Principal, Depends(Guard(state)("feedback"))]
 
     @routes.post(
@@ -86,9 +87,12 @@ def router(state: GatewayState) -> APIRouter:
             raise ApiError(400, "invalid_request", "comment, labels: expected no NUL characters", param="comment")
         rating = None if given.thumb is None else _RATINGS[given.thumb]
         with reachable(state):
-            said = await feedback.put(
+            said, before = await feedback.put(
                 database, user_id, _sane(given.request_id), rating, given.stars, given.labels, given.comment
             )
+        if before is not None:
+            metrics.withdrawn(before.model, before.rating, before.stars)
+        metrics.said(said.model, rating, given.stars)
         return JSONResponse(_shown(said))
 
     @routes.get(
@@ -118,8 +122,10 @@ def router(state: GatewayState) -> APIRouter:
         database, user_id = owner_of(state, caller)
         sane = sane_request_id(request_id.encode())
         with reachable(state):
-            if sane is None or not await feedback.delete(database, user_id, sane):
-                raise ApiError(404, "feedback_not_found", "You have not rated that request.", param="request_id")
+            gone = None if sane is None else await feedback.delete(database, user_id, sane)
+        if gone is None:
+            raise ApiError(404, "feedback_not_found", "You have not rated that request.", param="request_id")
+        metrics.withdrawn(gone.model, gone.rating, gone.stars)
         return Response(status_code=204)
 
     return routes

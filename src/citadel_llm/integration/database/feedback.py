@@ -12,7 +12,7 @@ from citadel_llm.integration.database.target import ON_PRIMARY
 if TYPE_CHECKING:
     from citadel_llm.integration.database.pool import Database
 
-__all__ = ["Opinion", "delete", "page", "put"]
+__all__ = ["Opinion", "Withdrawn", "delete", "page", "put"]
 
 
 class Opinion(NamedTuple):
@@ -27,22 +27,37 @@ class Opinion(NamedTuple):
     created_at: int
 
 
+class Withdrawn(NamedTuple):
+    """What was said before."""
+
+    rating: int | None
+    stars: int | None
+    model: str | None
+
+
 _COLUMNS = "request_id, rating, stars, labels, comment, model, cast(extract(epoch from created_at) as bigint)"
+# One at a time of a user about a request: so that what is replaced was the one before, also amid a double click.
+ALONE: Final = f"""{ON_PRIMARY}select pg_advisory_xact_lock(
+  hashtextextended(cast(%(user)s as text) || ' ' || cast(%(request_id)s as text), 0))"""
 # Which model it was, the audit log knows, where it has the request already; a kept response knows it too.
-PUT: Final = f"""{ON_PRIMARY}insert into llm.feedback
+PUT: Final = f"""{ON_PRIMARY}with before as (
+  select rating, stars, model from llm.feedback where user_id = %(user)s and request_id = %(request_id)s
+)
+insert into llm.feedback
   (request_id, user_id, rating, stars, labels, comment, model)
 values (%(request_id)s, %(user)s, %(rating)s, %(stars)s, cast(%(labels)s as text[]), %(comment)s, coalesce(
-  (select coalesce(served_by, model) from llm.audit_log
+  (select model from llm.audit_log
    where request_id = %(request_id)s and user_id = %(user)s and kind = 'request' order by at desc limit 1),
   (select model from llm.responses where user_id = %(user)s and request_id = %(request_id)s
    order by created_at desc limit 1)))
 on conflict (request_id, user_id) do update set rating = excluded.rating, stars = excluded.stars,
   labels = excluded.labels, comment = excluded.comment, model = coalesce(excluded.model, feedback.model),
   created_at = now()
-returning {_COLUMNS}"""
+returning {_COLUMNS}, (select rating from before), (select stars from before), (select model from before)"""
 PAGE: Final = f"""{ON_PRIMARY}select {_COLUMNS} from llm.feedback
 where user_id = %(user)s and request_id > %(after)s order by request_id limit %(limit)s"""
-DELETE: Final = f"{ON_PRIMARY}delete from llm.feedback where user_id = %(user)s and request_id = %(request_id)s"
+DELETE: Final = f"""{ON_PRIMARY}delete from llm.feedback where user_id = %(user)s and request_id = %(request_id)s
+returning {_COLUMNS}"""
 
 
 async def put(
@@ -53,16 +68,18 @@ async def put(
     stars: int | None,
     labels: Sequence[str],
     comment: str,
-) -> Opinion:
-    """Say it, in the place of what was said before."""
+) -> tuple[Opinion, Withdrawn | None]:
+    """Say it, in the place of what was said before; what that was."""
     values = {
         "user": user_id, "request_id": request_id, "rating": rating, "stars": stars, "labels": list(labels),
         "comment": comment,
     }  # fmt: skip
     async with database.connection() as connection:
+        await connection.execute(ALONE, values)
         row = await (await connection.execute(PUT, values)).fetchone()
     assert row is not None  # noqa: S101 — a row that was put is returned
-    return Opinion(*row)
+    before = Withdrawn(*row[-3:])
+    return Opinion(*row[:-3]), None if before.rating is None and before.stars is None else before
 
 
 async def page(database: Database, user_id: str, after: str, limit: int) -> list[Opinion]:
@@ -72,7 +89,10 @@ async def page(database: Database, user_id: str, after: str, limit: int) -> list
         return [Opinion(*row) for row in await found.fetchall()]
 
 
-async def delete(database: Database, user_id: str, request_id: str) -> bool:
-    """Whether there was one; it is gone now."""
+async def delete(database: Database, user_id: str, request_id: str) -> Opinion | None:
+    """The one that there was, if any; it is gone now."""
+    values = {"user": user_id, "request_id": request_id}
     async with database.connection() as connection:
-        return (await connection.execute(DELETE, {"user": user_id, "request_id": request_id})).rowcount > 0
+        await connection.execute(ALONE, values)
+        row = await (await connection.execute(DELETE, values)).fetchone()
+    return None if row is None else Opinion(*row)

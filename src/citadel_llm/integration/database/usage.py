@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, NamedTuple
@@ -12,6 +12,7 @@ from psycopg.rows import dict_row
 
 from citadel_llm.integration.database.chain import Row
 from citadel_llm.integration.database.target import ON_PRIMARY
+from citadel_llm.utils.cost import Price, cost_of
 
 __all__ = ["NOBODY", "PERIODS", "Cursor", "Filter", "Period", "Sums", "add", "find", "first_of", "statement"]
 
@@ -24,9 +25,9 @@ NOBODY = "00000000-0000-0000-0000-000000000000"
 
 ADD = f"""{ON_PRIMARY}
 insert into llm.usage_rollups as u (period, period_start, user_id, key_id, model, requests, failed_requests,
-  prompt_tokens, completion_tokens, cached_requests, latency_ms_sum)
+  prompt_tokens, completion_tokens, cached_requests, latency_ms_sum, cost)
 select * from unnest(%s::text[], %s::timestamptz[], %s::uuid[], %s::uuid[], %s::text[], %s::bigint[], %s::bigint[],
-  %s::bigint[], %s::bigint[], %s::bigint[], %s::float8[])
+  %s::bigint[], %s::bigint[], %s::bigint[], %s::float8[], %s::float8[])
 on conflict (period, period_start, user_id, key_id, model) do update set
   requests = u.requests + excluded.requests,
   failed_requests = u.failed_requests + excluded.failed_requests,
@@ -34,11 +35,12 @@ on conflict (period, period_start, user_id, key_id, model) do update set
   completion_tokens = u.completion_tokens + excluded.completion_tokens,
   cached_requests = u.cached_requests + excluded.cached_requests,
   latency_ms_sum = u.latency_ms_sum + excluded.latency_ms_sum,
+  cost = u.cost + excluded.cost,
   updated_at = now()
 """  # noqa: S608 — only a constant goes in
 
 _SHOWN = """r.period_start, r.user_id, r.key_id, r.model, r.requests, r.failed_requests, r.prompt_tokens,
-  r.completion_tokens, r.cached_requests, r.latency_ms_sum"""
+  r.completion_tokens, r.cached_requests, r.latency_ms_sum, r.cost"""
 
 FIND = f"""{ON_PRIMARY}
 select {_SHOWN}, users.name as user_name, keys.name as key_name
@@ -74,9 +76,10 @@ class Filter:
 
 
 class Sums:
-    """What a batch of rows adds."""
+    """What a batch of rows adds; what it cost goes by `prices`, a model's each."""
 
-    def __init__(self) -> None:
+    def __init__(self, prices: Mapping[str, Price] | None = None) -> None:
+        self._prices = prices or {}
         self._found: dict[tuple[str, datetime, str, str, str], list[Any]] = {}
 
     def note(self, row: Row) -> None:
@@ -86,17 +89,20 @@ class Sums:
         at = datetime.fromtimestamp(row.at_us // 1_000_000, UTC)
         hour = at.replace(minute=0, second=0)
         day = hour.replace(hour=0)
+        prompt, completion = row.prompt_tokens or 0, row.completion_tokens or 0
+        price = None if row.cached else self._prices.get(row.model)
         whose = (row.user_id or NOBODY, row.key_id or NOBODY, row.model)
         added = (
             1,
             int(row.outcome != "ok"),
-            row.prompt_tokens or 0,
-            row.completion_tokens or 0,
+            prompt,
+            completion,
             int(bool(row.cached)),
             row.latency_ms or 0.0,
+            0.0 if price is None else cost_of(price, prompt, completion),
         )
         for period, start in (("hour", hour), ("day", day), ("month", day.replace(day=1))):
-            sums = self._found.setdefault((period, start, *whose), [0, 0, 0, 0, 0, 0.0])
+            sums = self._found.setdefault((period, start, *whose), [0, 0, 0, 0, 0, 0.0, 0.0])
             for index, value in enumerate(added):
                 sums[index] += value
 
@@ -105,9 +111,9 @@ class Sums:
         return list(zip(*((*key, *sums) for key, sums in sorted(self._found.items())), strict=True))
 
 
-async def add(connection: Connection, rows: Iterable[Row]) -> None:
-    """Add what these rows used."""
-    sums = Sums()
+async def add(connection: Connection, rows: Iterable[Row], prices: Mapping[str, Price] | None = None) -> None:
+    """Add what these rows used, and what that cost."""
+    sums = Sums(prices)
     for row in rows:
         sums.note(row)
     columns = sums.columns()

@@ -19,6 +19,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from citadel_llm.integration.metrics.audit import AuditMetrics
+from citadel_llm.integration.metrics.business import BusinessMetrics, CostTally
 from citadel_llm.integration.metrics.cache import CacheCounters
 from citadel_llm.integration.metrics.conventions import Conventional
 from citadel_llm.integration.metrics.database import DatabaseMetrics
@@ -206,13 +207,14 @@ class Metrics:
         self.files = FileCounters(registry)
         self.semantic = SemanticCounters(registry)
         self.audit = AuditMetrics(registry)
+        self.business = BusinessMetrics(registry)
         self.database = DatabaseMetrics(registry)
         self._answers: dict[tuple[str, str, int, str], tuple[Tally, Tally, Distribution]] = {}
         self._durations: dict[tuple[str, str], Distribution] = {}
         self._firsts: dict[str, Distribution] = {}
         self._paces: dict[str, Distribution] = {}
         self._token_pairs: dict[str, tuple[Tally, Tally, Distribution, Distribution]] = {}
-        self._kept: list[Tally | Distribution] = []
+        self._kept: list[Tally | Distribution | CostTally] = []
         self._flushing = Lock()
 
     def answered(self, route: str, model: str, status: int, duration_s: float, group: str = "none") -> None:
@@ -256,6 +258,9 @@ class Metrics:
                 self._distribution(self._token_usage.labels(model, "input")),
                 self._distribution(self._token_usage.labels(model, "output")),
             )
+            cost = self.business.cost(model, found[0], found[1])
+            if cost is not None:
+                self._kept.append(cost)
         found[0].total += prompt
         found[1].total += completion
         found[2].observe(prompt)

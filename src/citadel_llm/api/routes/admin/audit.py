@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -16,6 +17,7 @@ from citadel_llm.api.routes.admin.paging import Aware, packed, unpacked, utc, uu
 from citadel_llm.api.state import GatewayState
 from citadel_llm.integration.database import audit
 from citadel_llm.integration.database.audit import Cursor, Filter
+from citadel_llm.utils.cost import Price, cost_of, prices_of
 
 __all__ = ["router"]
 
@@ -48,6 +50,7 @@ class AuditRow(BaseModel):
     completion_tokens: int | None
     first_token_ms: float | None
     latency_ms: float | None
+    cost: float | None = Field(description="Of a request, at the present prices; none where there are none")
     client_address: str | None
     content_policy: Literal["none", "hash", "full"]
     content: dict[str, Any] | None
@@ -66,6 +69,7 @@ def router(state: GatewayState) -> APIRouter:
     """The endpoint; it needs `audit.read`."""
     routes = APIRouter(prefix="/admin/v1/audit", tags=["administration"])
     guard = Guard(state)
+    prices = prices_of(state.config)
 
     @routes.get(
         "",
@@ -110,7 +114,7 @@ def router(state: GatewayState) -> APIRouter:
         return JSONResponse(
             {
                 "object": "list",
-                "data": [_shown(row) for row in rows],
+                "data": [_shown(row, prices) for row in rows],
                 "next": following,
             }
         )
@@ -118,9 +122,19 @@ def router(state: GatewayState) -> APIRouter:
     return routes
 
 
-def _shown(row: dict[str, Any]) -> dict[str, Any]:
+def _shown(row: dict[str, Any], prices: Mapping[str, Price]) -> dict[str, Any]:
     row["at"] = row["at"].isoformat()
     for name in ("id", "user_id", "key_id", "client_address"):
         if row[name] is not None:
             row[name] = str(row[name])
+    row["cost"] = _cost(row, prices)
     return row
+
+
+def _cost(row: dict[str, Any], prices: Mapping[str, Price]) -> float | None:
+    price = prices.get(row["model"])
+    if row["kind"] != "request" or price is None:
+        return None
+    if row["cached"]:
+        return 0.0
+    return round(cost_of(price, row["prompt_tokens"] or 0, row["completion_tokens"] or 0), 9)

@@ -45,6 +45,7 @@ class UsageRow(BaseModel):
     completion_tokens: int
     cached_requests: int
     mean_latency_ms: float
+    cost: float | None = Field(description="At the prices of the time, in `currency`; none where the site has none")
 
 
 class UsagePage(BaseModel):
@@ -52,6 +53,7 @@ class UsagePage(BaseModel):
 
     object: Literal["list"]
     period: Period
+    currency: str | None = Field(description="Of `cost`, such as EUR")
     data: list[UsageRow]
     next: str | None = Field(description="The `cursor` of the next page; none where there is nothing more")
 
@@ -60,6 +62,7 @@ def router(state: GatewayState) -> APIRouter:
     """The endpoints of this family."""
     routes = APIRouter(prefix="/admin/v1/usage", tags=["administration"])
     guard = Guard(state)
+    currency = None if state.config.cost is None else state.config.cost.currency
     documented: dict[str, Any] = {
         "response_model": UsagePage,
         "responses": REFUSALS,
@@ -87,8 +90,8 @@ def router(state: GatewayState) -> APIRouter:
         following = None
         if last is not None:
             following = packed((last["period_start"], last["user_id"], last["key_id"], last["model"]))
-        data = [_shown(row) for row in rows[:limit]]
-        return JSONResponse({"object": "list", "period": period, "data": data, "next": following})
+        data = [_shown(row, currency) for row in rows[:limit]]
+        return JSONResponse({"object": "list", "period": period, "currency": currency, "data": data, "next": following})
 
     everybodys = [Depends(guard("usage.read"))]
     own = [Depends(guard("own-keys"))]
@@ -127,10 +130,11 @@ def router(state: GatewayState) -> APIRouter:
     return routes
 
 
-def _shown(row: dict[str, Any]) -> dict[str, Any]:
+def _shown(row: dict[str, Any], currency: str | None) -> dict[str, Any]:
     row["period_start"] = row["period_start"].isoformat()
     for name in ("user_id", "key_id"):
         text = str(row[name])
         row[name] = None if text == NOBODY else text
     row["mean_latency_ms"] = round(row.pop("latency_ms_sum") / max(1, row["requests"]), 3)
+    row["cost"] = None if currency is None else round(row["cost"], 9)
     return row
