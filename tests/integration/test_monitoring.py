@@ -10,10 +10,7 @@ from integration.metrics import Metrics, wait_for
 from citadel_monitoring.__main__ import REPO
 
 # Counted only once such a thing has happened, and not here: the lab's models have no fallback.
-RARE = {
-    "citadel_gateway_fallbacks_total",
-    *(f"citadel_gateway_vector_{name}" for name in ("calls_total", "call_seconds_bucket", "up")),
-}
+RARE = {"citadel_gateway_fallbacks_total"}
 # Of the peers, where the lab has none, or of a history that a young lab has not.
 NOT_HERE = {"prometheus_rule_evaluation_failures_total", "alertmanager_notifications_failed_total"}
 NAME = re.compile(r"\b((?:citadel|node|redis|vllm|probe|gen_ai)[_:][a-zA-Z0-9_:]+)(?=[{\[\s)]|$)")

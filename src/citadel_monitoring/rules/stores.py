@@ -85,11 +85,14 @@ def _spread(histogram: str, inside: str, beyond: str, *, slow: bool, **more: str
 
 def _vectors() -> tuple[Alert, ...]:
     up = labelled("citadel_gateway_vector_up", **_JOB)
+    lost = labelled("citadel_gateway_vector_calls_total", **_JOB, operation="search", outcome="unavailable")
     seconds = "citadel_gateway_vector_call_seconds"
     return (
         Alert(
             name="CitadelVectorsDisconnected",
-            expr="min by (server) (citadel_gateway_vector_up) == 0",
+            # An instance learns by its next call alone that Qdrant is back: one that nobody asks may be behind.
+            expr="min by (server) (citadel_gateway_vector_up) == 0"
+            ' and sum by (server) (increase(citadel_gateway_vector_calls_total{outcome=~"unavailable|rejected"}[5m])) > 0',
             for_s=60,
             severity="ticket",
             kind="symptom",
@@ -98,8 +101,8 @@ def _vectors() -> tuple[Alert, ...]:
             meaning="An instance's last call to Qdrant failed, whether or not its port takes connections: its key, its certificate, or itself.",
             look=("CitadelVectorsDown", "`journalctl -u 'citadel-gateway@*' | grep vector_state`"),
             remedy="Mend Qdrant; after a change of its key `--tags vector,gateway`.",
-            fires=Case({up: "1 1 0x30"}, at="2m", labels=_HERE),
-            quiet=Case({up: "1 1 0 0 1x30"}, at="2m"),
+            fires=Case({up: "1 1 0x30", lost: "0 0 1+1x30"}, at="2m", labels=_HERE),
+            quiet=Case({up: "1 1 0x60", lost: "3x60"}, at="8m"),
             dashboard="integrations",
         ),
         Alert(
