@@ -75,6 +75,13 @@ def inhibitions() -> list[dict[str, Any]]:
         rule(
             ['alertname="CitadelDatabaseDown"'], ['component="audit"', 'alertname="CitadelAuditSpoolFull"'], ["server"]
         ),
+        # What is full was nearly full; and it is for the disk where that is full too.
+        rule(['alertname="CitadelAuditLost"'], ['alertname="CitadelAuditSpoolFull"'], ["server"]),
+        rule(['alertname="CitadelDiskFull"'], ['component="audit"'], ["server"]),
+        # Files wait for all that they need.
+        rule(
+            ['alertname=~"CitadelDatabaseDown|CitadelVectorsDown|CitadelModelDown"'], ['component="files"'], ["server"]
+        ),
         # Failures are named by their alert; that they are also unusual, or make the budget shrink, is no second page.
         rule(
             ['alertname="CitadelModelErrors"'],
@@ -84,7 +91,10 @@ def inhibitions() -> list[dict[str, Any]]:
         rule(['alertname="CitadelModelErrors"'], ['component="availability"'], ["server"]),
         rule(
             ['alertname="CitadelLatencyOverRequirement"'],
-            ['component="model"', 'alertname=~"CitadelLatencyOverTarget|CitadelModelQueues|.*Anomaly"'],
+            [
+                'component="model"',
+                'alertname=~"CitadelLatencyOverTarget|CitadelFirstTokenSlow|CitadelTokensSlow|CitadelModelQueues|.*Anomaly"',
+            ],
             ["server", "model"],
         ),
         # A slow model is asked less, and says less.

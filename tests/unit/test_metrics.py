@@ -92,3 +92,28 @@ async def test_hostile_callers_make_no_series(gateway, upstream):
     after = set(await gateway.metrics())
     assert after == before
     assert len(after) < 1500
+
+
+async def test_what_may_happen_to_a_model_is_there_at_0_before_it_does(serve, upstream):
+    models = {"phi3": {"upstreams": [{"url": upstream.url}], "fallback": ["hermes"]}, "hermes": [upstream]}
+    async with serve(models=models) as gateway:
+        said = await gateway.metrics()
+        for name in ("retries", "retries_denied", "auto_choices"):
+            assert said[f'citadel_gateway_{name}_total{{model="phi3"}}'] == 0
+        for reason in ("queue_full", "key_queue_full", "wait_too_long"):
+            assert said[f'citadel_gateway_refusals_total{{model="phi3",reason="{reason}"}}'] == 0
+        assert said['citadel_gateway_fallbacks_total{answered_by="hermes",model="phi3"}'] == 0
+        assert said[f'citadel_gateway_ejections_total{{engine="{upstream.address}",model="phi3"}}'] == 0
+        assert said['citadel_limited_total{kind="unavailable",scope="everyone"}'] == 0
+        assert said['citadel_trace_spans_total{outcome="failed"}'] == 0
+
+
+async def test_what_is_turned_off_is_not_told_to_be_down(gateway):
+    said = await gateway.metrics()
+    for name in (
+        "citadel_database_up",
+        "citadel_identity_seen_timestamp_seconds",
+        "citadel_gateway_cache_up",
+        "citadel_gateway_vector_up",
+    ):
+        assert name not in said, "0 would be an alert"

@@ -96,6 +96,12 @@ class GatewayState:
         self.files = build_files(self)
         self.semantic = build_semantic(self)
         self.tracer = build_tracer(config.tracing, metrics, log, self.rng, version=version, instance=instance)
+        for name, model in self.models.items():
+            metrics.expect(name, [engine.url for engine in model.engines], model.config.fallback)
+        if self.database is not None:
+            metrics.database_up.set(0)
+        if self.cache is not None:
+            metrics.cache.up.set(0)
         self.sweeper = Sweeper(config.limits.retry_after_s, self._tick)
         self._gauges = [
             (model, metrics.in_flight.labels(name), metrics.queued.labels(name)) for name, model in self.models.items()

@@ -76,8 +76,9 @@ def _callers() -> Sequence[Panel]:
     return (
         graph("Cacheable requests", outcome, unit="reqps", stacked=True),
         graph("Looking up in Redis", *(Query(quantile(q, lookups, _S), f"p{q * 100:g}") for q in (0.5, 0.95)), unit="s"),
-        # Counted by the gateway's limits and identity.
         graph("Limits hit", Query(f"sum by (scope, kind) (rate(citadel_limited_total{{{_S}}}{_RATE})) or on () vector(0)", "{{scope}} {{kind}}"), unit="reqps"),
+        graph("By the callers' roles", Query(f"sum by (group) (rate(citadel_gateway_group_requests_total{{{_S}}}{_RATE})) or on () vector(0)", "{{group}}"), unit="reqps", stacked=True),
+        graph("Failed, by the callers' roles", Query(f'sum by (group) (rate(citadel_gateway_group_requests_total{{{_S}, outcome!="ok"}}{_RATE})) or on () vector(0)', "{{group}}"), unit="reqps"),
         graph("Refused callers", Query(f"sum by (reason) (rate(citadel_refused_total{{{_S}}}{_RATE})) or on () vector(0)", "{{reason}}"), unit="reqps"),
     )  # fmt: skip
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from citadel_monitoring.dashboards.panels import Board, Panel, Query, Row, graph
 from citadel_monitoring.rules.anomaly import SIGNALS
+from citadel_monitoring.rules.streams import PACE
 from citadel_monitoring.site import Site
 
 __all__ = ["BOARD"]
@@ -52,6 +53,11 @@ def _latency() -> Sequence[Panel]:
         graph("Answers", *_quantiles("citadel_gateway_request_duration_seconds", _OF), unit="s"),
         graph(
             "To the first token of streams", *_quantiles("citadel_gateway_time_to_first_token_seconds", _OF), unit="s"
+        ),
+        graph(
+            "Each token after the first of streams",
+            *_quantiles(PACE, 'server=~"$server", gen_ai_request_model="$model"'),
+            unit="s",
         ),
         graph("Waiting for a place", *_quantiles("citadel_gateway_queue_wait_seconds", _OF), unit="s"),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from citadel_monitoring.rule import Group
-from citadel_monitoring.rules import anomaly, business, gateway, host, integrations, models, watch
+from citadel_monitoring.rules import anomaly, business, gateway, host, integrations, models, stores, streams, watch
 from citadel_monitoring.site import Site
 
 __all__ = ["AREAS", "all_groups"]
@@ -13,8 +13,10 @@ __all__ = ["AREAS", "all_groups"]
 AREAS: tuple[Callable[[Site], tuple[Group, ...]], ...] = (
     watch.groups,
     models.groups,
+    streams.groups,
     gateway.groups,
     integrations.groups,
+    stores.groups,
     host.groups,
     anomaly.groups,
     business.groups,

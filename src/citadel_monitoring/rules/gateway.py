@@ -238,9 +238,8 @@ def _engines() -> tuple[Alert, ...]:
 
 
 def _callers() -> tuple[Alert, ...]:
-    # These two are counted by the gateway's limits and identity.
-    limited = labelled("citadel_limited_total", job="citadel-gateway", scope="key", kind="requests")
-    refused = labelled("citadel_refused_total", job="citadel-gateway", reason="unknown_key")
+    limited = labelled("citadel_limited_total", job="citadel-gateway", scope="key", kind="requests_per_minute")
+    refused = labelled("citadel_refused_total", job="citadel-gateway", reason="invalid_api_key")
     return (
         Alert(
             name="CitadelCallersLimited",
@@ -268,7 +267,9 @@ def _callers() -> tuple[Alert, ...]:
             meaning="More than one request a second is refused for who asks: a caller with an old key, or someone who tries keys.",
             look=("the log lines with status 401 and 403: which addresses?",),
             remedy="An old key: give its owner a new one. Someone who tries keys: shut the address out before the gateway.",
-            fires=Case({refused: "0+30x120"}, at="8m", step_s=60, labels={"server": SERVER, "reason": "unknown_key"}),
+            fires=Case(
+                {refused: "0+30x120"}, at="8m", step_s=60, labels={"server": SERVER, "reason": "invalid_api_key"}
+            ),
             quiet=Case({refused: "0+1x120"}, at="8m", step_s=60),
             dashboard="gateway",
         ),

@@ -127,9 +127,12 @@ def _peers() -> tuple[Alert, ...]:
 
 def _audit() -> tuple[Alert, ...]:
     """Over what the gateway's audit writer counts: its queue, its spool on disk, what it wrote and what was not taken."""
-    queue, spool, limit, rejected = (
+    queue, spool, limit, rejected, dropped, refused, full = (
         labelled(f"citadel_audit_{name}", job="citadel-gateway")
-        for name in ("queue", "spool_bytes", "spool_limit_bytes", "rejected_total")
+        for name in (
+            *("queue", "spool_bytes", "spool_limit_bytes", "rejected_total", "dropped_total", "refused_total"),
+            "full",
+        )
     )
     return (
         Alert(
@@ -190,6 +193,24 @@ def _audit() -> tuple[Alert, ...]:
             remedy="As for a slow database: look at its own dashboards.",
             fires=Case({queue: "5000x30"}, at="2m", labels=_HERE),
             quiet=Case({queue: "20x30"}, at="2m"),
+            dashboard="integrations",
+        ),
+        Alert(
+            name="CitadelAuditLost",
+            expr="sum by (server) (increase(citadel_audit_dropped_total[5m]) + increase(citadel_audit_refused_total[5m])) > 0"
+            " or sum by (server) (citadel_audit_full) > 0",
+            for_s=10,
+            severity="page",
+            kind="cause",
+            component="audit",
+            summary="The audit log of {{ $labels.server }} has no room",
+            meaning="A journal is full, or its disk is: as `audit.when_full` says, requests are refused or their records given up.",
+            look=("`df -h /opt/citadel/var`", "CitadelDatabaseDown: since when?", "the gateway's journal"),
+            remedy="Make room on the disk, or bring the database back: the journals then empty by themselves.",
+            fires=Case(
+                {dropped: "0x3 5x30", refused: "0x33", full: "0x33"}, at="2m", labels={**_HERE, "severity": "page"}
+            ),
+            quiet=Case({dropped: "5x30", refused: "4x30", full: "0x30"}, at="2m"),
             dashboard="integrations",
         ),
     )

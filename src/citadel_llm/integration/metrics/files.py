@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 __all__ = ["FileCounters"]
 
 _PREFIX = "citadel_gateway_files"
+_OUTCOMES = ("completed", "failed", "removed", "paused", "lost", "interrupted", "error")
 
 
 class FileCounters:
@@ -23,6 +24,8 @@ class FileCounters:
             ["outcome"],
             registry=registry,
         )
+        for outcome in _OUTCOMES:
+            self._worked.labels(outcome)
         self._chunks = Counter(f"{_PREFIX}_chunks", "Chunks that were put into stores", registry=registry)
         self._embedding = Histogram(
             f"{_PREFIX}_embedding_seconds",

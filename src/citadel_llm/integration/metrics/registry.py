@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from threading import Lock
 
@@ -40,6 +41,7 @@ _TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576)
 # What these counters may say, so that their series are there before the first of them happens.
 _REFUSED = ("missing_api_key", "invalid_api_key", "expired_api_key", "invalid_credentials")
 _LIMITED = ("requests_per_minute", "tokens_per_minute", "concurrent_requests")
+_NOT_ADMITTED = ("queue_full", "key_queue_full", "wait_too_long")
 
 
 class Metrics:
@@ -137,6 +139,7 @@ class Metrics:
             self._refused_callers.labels(reason)
         for kind in _LIMITED:
             self._limited.labels("key", kind)
+        self._limited.labels("everyone", "unavailable")
         self._queue_wait = Histogram(
             f"{_PREFIX}_queue_wait_seconds",
             "How long those requests waited for a place that had to",
@@ -156,6 +159,8 @@ class Metrics:
         self._spans = Counter(
             "citadel_trace_spans", "Spans that the collector took, or did not", ["outcome"], registry=registry
         )
+        for outcome in ("sent", "failed"):
+            self._spans.labels(outcome)
         self.ejections = Counter(
             f"{_PREFIX}_ejections",
             "Times that a replica was left out for failing while others answered",
@@ -190,18 +195,6 @@ class Metrics:
             registry=registry,
             multiprocess_mode="livemin",
         )
-        self.database_up = Gauge(
-            "citadel_database_up",
-            "1 where the database answers; the least that any instance says",
-            registry=registry,
-            multiprocess_mode="livemin",
-        )
-        self._identities_seen = Gauge(
-            "citadel_identity_seen_timestamp_seconds",
-            "When the database last said who may call; the earliest that any instance says",
-            registry=registry,
-            multiprocess_mode="livemin",
-        )
         self.cache = CacheCounters(registry)
         self.vector = VectorCounters(registry)
         self.files = FileCounters(registry)
@@ -216,6 +209,39 @@ class Metrics:
         self._token_pairs: dict[str, tuple[Tally, Tally, Distribution, Distribution]] = {}
         self._kept: list[Tally | Distribution | CostTally] = []
         self._flushing = Lock()
+
+    # Made when first used: where there is no database, none is down.
+    @cached_property
+    def database_up(self) -> Gauge:
+        """Whether the database answers."""
+        return Gauge(
+            "citadel_database_up",
+            "1 where the database answers; the least that any instance says",
+            registry=self._registry,
+            multiprocess_mode="livemin",
+        )
+
+    @cached_property
+    def _identities_seen(self) -> Gauge:
+        return Gauge(
+            "citadel_identity_seen_timestamp_seconds",
+            "When the database last said who may call; the earliest that any instance says",
+            registry=self._registry,
+            multiprocess_mode="livemin",
+        )
+
+    def expect(self, model: str, engines: Iterable[str], fallback: Iterable[str]) -> None:
+        """Let a model's series be there at 0: of one that begins at 1, Prometheus never sees the first."""
+        for counter in (self._retries, self._retries_denied, self._auto_choices):
+            counter.labels(model)
+        for reason in _NOT_ADMITTED:
+            self._refusals.labels(model, reason)
+        for engine in engines:
+            self.ejections.labels(model, engine)
+        for other in fallback:
+            self._fallbacks.labels(model, other)
+        for histogram in (self._queue_wait, self._first, self._per_token):
+            histogram.labels(model)
 
     def answered(self, route: str, model: str, status: int, duration_s: float, group: str = "none") -> None:
         """Count an answer. `route`, `model` and `group` are names of ours, never text of a caller."""

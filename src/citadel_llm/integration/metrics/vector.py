@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from citadel_llm.integration.vector.metrics import CallOutcome, LookupOutcome, Operation
@@ -16,6 +18,7 @@ class VectorCounters:
     """Implements `VectorMetrics`."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
         self._calls = Counter(
             f"{_PREFIX}_calls",
             "Calls to Qdrant: ok, refused by it, unavailable, rejected by the breaker",
@@ -34,17 +37,21 @@ class VectorCounters:
             f"{_PREFIX}_cache_lookups", "Searches that the cache was asked for", ["outcome"], registry=registry
         )
         self._lookups: dict[LookupOutcome, Counter] = {"hit": lookups.labels("hit"), "miss": lookups.labels("miss")}
-        self.up = Gauge(
-            f"{_PREFIX}_up",
-            "1 where Qdrant answered last; the least that any instance says",
-            registry=registry,
-            multiprocess_mode="livemin",
-        )
         self._breaker = Gauge(
             f"{_PREFIX}_breaker_state",
             "0 closed, 1 half open, 2 open; the most that any instance says",
             registry=registry,
             multiprocess_mode="livemax",
+        )
+
+    @cached_property
+    def up(self) -> Gauge:
+        """Made when first used: where it is turned off, it is not down."""
+        return Gauge(
+            f"{_PREFIX}_up",
+            "1 where Qdrant answered last; the least that any instance says",
+            registry=self._registry,
+            multiprocess_mode="livemin",
         )
 
     def called(self, operation: Operation, outcome: CallOutcome, seconds: float) -> None:
