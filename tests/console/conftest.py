@@ -63,7 +63,8 @@ def answering(engines):
 async def gateway(engines, tmp_path_factory):
     """One without a database, whose file's keys may do everything."""
     folder = tmp_path_factory.mktemp("gateway")
-    async with spawned_gateway(folder, models=models_of(engines)) as running:
+    # Counts are as of each reading: what was asked for just before it is in it.
+    async with spawned_gateway(folder, models=models_of(engines), console={"status_s": 0.001}) as running:
         yield running
 
 
