@@ -74,3 +74,19 @@ def wait_for[T](what: str, look: Callable[[], T], timeout_s: float, pause_s: flo
         assert time.monotonic() < deadline, f"{what}: not within {timeout_s:.0f} s"
         time.sleep(pause_s)
     return found
+
+
+def rate(credentials: dict[str, str]) -> None:
+    """Ask each model that writes text, and say that its answer is good."""
+    import openai  # noqa: PLC0415
+
+    with openai.OpenAI(
+        base_url=f"{credentials['gateway_url']}/v1", api_key=credentials["admin_key"], timeout=60
+    ) as client:
+        for model in client.models.list():
+            if getattr(model, "kind", "") == "generate":
+                answer = client.chat.completions.with_raw_response.create(
+                    model=model.id, max_tokens=2, messages=[{"role": "user", "content": f"Hello at {time.time()}"}]
+                )
+                opinion = {"request_id": answer.headers["x-request-id"], "thumb": "up", "stars": 4}
+                client.post("/feedback", body=opinion, cast_to=object)

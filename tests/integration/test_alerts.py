@@ -13,7 +13,7 @@ import urllib.request
 from dataclasses import dataclass, field
 
 import pytest
-from integration.metrics import Metrics, wait_for
+from integration.metrics import Metrics, rate, wait_for
 
 from citadel_monitoring.__main__ import REPO
 
@@ -147,6 +147,7 @@ class Traffic:
 @pytest.fixture(scope="module")
 def traffic(credentials, metrics):
     """The traffic to the model that is to become slow: its bands need some minutes of it."""
+    rate(credentials)  # what opinions come to is recorded after some minutes: other tests need not wait for it
     wait_for(f"a quiet site; firing: {firing(metrics)}", lambda: not firing(metrics), 300)
     with Traffic(credentials, SLOWED) as running:
         yield running
@@ -240,8 +241,9 @@ def test_nothing_else_was_told_than_the_faults_that_happened(course):
 
 
 @pytest.fixture(scope="module")
-def slow(metrics, traffic, course):
+def slow(credentials, metrics, traffic, course):
     """The model that is asked all the time, three times as slow; and as it was again."""
+    rate(credentials)
     latency = f'citadel:signal{{signal="latency", model="{SLOWED}"}}'
     wait_for(f"a band of {SLOWED}", lambda: metrics.query(latency.replace("signal{", "signal:upper{", 1)), 480)
     wait_for(f"a usual {SLOWED}", lambda: not metrics.query(f'ALERTS{{kind="anomaly", model="{SLOWED}"}}'), 300)
