@@ -14,6 +14,7 @@ import pytest
 import pytest_asyncio
 import schemathesis
 from hypothesis import HealthCheck, given, settings
+from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import ignored_auth, negative_data_rejection, positive_data_acceptance
 
 from citadel_llm.api.identity.matrix import application, endpoints
@@ -438,8 +439,11 @@ async def test_whatever_is_sent_the_answer_is_one_that_the_document_knows(site, 
                 # A name that there is already, a role that there is not: a document cannot say what is in a database.
                 # And passwords that are tried again and again are a 429.
                 excluded = [positive_data_acceptance, negative_data_rejection, ignored_auth]
+                if answer.status_code == 501:  # this gateway was told of no Alertmanager
+                    assert case.path == "/admin/v1/alerts"
+                    excluded.append(not_a_server_error)
                 case.validate_response(answer, headers=headers, excluded_checks=excluded)
-                assert answer.status_code < 500
+                assert answer.status_code in range(200, 500) or answer.status_code == 501
 
             one()
 
