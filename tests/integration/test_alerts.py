@@ -21,7 +21,6 @@ LLM, SQL = "hx-llm-server-01", "hx-sql-server-01"
 WITHIN_S = 120
 OVER_WITHIN_S = 420  # a model takes its time to load again
 KILLED, SLOWED = "phi3", "hermes"
-# Of the machine that the lab runs on, which may be busy or full itself.
 MACHINE = {"cpu", "memory", "clock"}
 FULL = "/srv/citadel-full"
 
@@ -90,8 +89,13 @@ def firing(metrics):
     return {
         (sample["metric"]["alertname"], sample["metric"].get("model"))
         for sample in metrics.query('ALERTS{product="citadel", alertstate="firing", kind!="heartbeat"}')
-        if sample["metric"]["component"] not in MACHINE and sample["metric"]["kind"] != "anomaly"
+        if not of_the_machine(sample["metric"]) and sample["metric"]["kind"] != "anomaly"
     }
+
+
+def of_the_machine(labels):
+    """Whether it is of the machine that the lab runs on, which may be busy or full itself."""
+    return labels["component"] in MACHINE or labels.get("mountpoint") == "/"
 
 
 def begun(alerts, fault):
@@ -231,7 +235,7 @@ def others(course, faults):
         for one in course.told
         if one.status == "firing"
         and one.name not in wanted
-        and one.labels["component"] not in MACHINE
+        and not of_the_machine(one.labels)
         and one.labels["kind"] != "anomaly"
     ]
 
