@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # A lab inventory is reached from inside the lab's network, any other one directly.
 INSIDE := $(if $(findstring inventory/lab.yml,$(INVENTORY)),bin/lab run,)
 
-.PHONY: help setup demo test lint unit integration molecule conformance bench site down locks clean
+.PHONY: help setup demo test lint unit console integration molecule conformance bench site monitoring down locks clean
 
 help: ## this menu
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ lint: setup ## ruff, mypy, yamllint, ansible-lint
 unit: setup ## the package's own tests, without a lab
 	@.venv/bin/python bin/test unit
 
+console: setup ## the console in a real Chromium, without a lab
+	@.venv/bin/python bin/test console
+
 integration: setup ## the gateway and real vLLM in the running lab, through the official client
 	@bin/lab run pytest tests/integration
 
@@ -40,6 +43,9 @@ bench: setup ## the gateway beside its peers, on one core each: make bench BENCH
 
 site: setup ## play the site again on the running lab: make site TAGS=gateway
 	@$(INSIDE) ansible-playbook playbooks/site.yml -i $(INVENTORY) $(if $(TAGS),--tags $(TAGS),)
+
+monitoring: setup ## write files/dashboards, files/rules and docs/runbooks.md anew, from code and citadel_models
+	@python -m citadel_monitoring
 
 down: ## stop the lab; leaves no process, mount, namespace or interface
 	@bin/lab down

@@ -28,10 +28,10 @@ class Played:
 
 @pytest.fixture(scope="session")
 def play():
-    """`play(*options)`: site.yml on the lab's inventory, whatever its end."""
+    """`play(*options)`: site.yml, or another playbook, on the lab's inventory, whatever its end."""
 
-    def played(*options, environment=None):
-        command = ["ansible-playbook", "playbooks/site.yml", "-i", "inventory/lab.yml", *options]
+    def played(*options, playbook="site", environment=None):
+        command = ["ansible-playbook", f"playbooks/{playbook}.yml", "-i", "inventory/lab.yml", *options]
         own = {**os.environ, "ANSIBLE_CONFIG": str(REPO / "ansible.cfg"), **(environment or {})}
         done = subprocess.run(
             command, cwd=REPO, env=own, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=900

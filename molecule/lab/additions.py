@@ -13,12 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+import metrics
 import sql
-from settings import SQL_HOST, Carried, Lab, LabError, resolvers
+from settings import METRICS_HOST, SQL_HOST, VECTOR_HOST, Carried, Lab, LabError, resolvers
+
+import vector
 
 # A module says PACKAGES, PROBE (a shell command that succeeds once the services answer), `furnish(root)` (what does
-# not differ between labs) and `personalise(root, lab)` (what does; before each boot).
-SERVICES: dict[str, ModuleType] = {SQL_HOST: sql}
+# not differ between labs) and `personalise(root, lab)` (what does; before each boot). It may say AFTER (shell text
+# that runs in the root after the packages were installed, with what `place(root)` put there), SOURCES (files that
+# all this is made from, beside the module itself) and `recipe()` (what else it is made from).
+SERVICES: dict[str, ModuleType] = {SQL_HOST: sql, VECTOR_HOST: vector, METRICS_HOST: metrics}
 
 INSTALL = """
 set -e
@@ -26,7 +31,7 @@ printf '#!/bin/sh\\nexit 101\\n' >/usr/sbin/policy-rc.d
 chmod 755 /usr/sbin/policy-rc.d
 export DEBIAN_FRONTEND=noninteractive
 apt-get -qq update
-apt-get -qq install --no-install-recommends "$@"
+[ $# = 0 ] || apt-get -qq install --no-install-recommends "$@"
 apt-get -qq clean
 rm /usr/sbin/policy-rc.d
 """
@@ -64,7 +69,10 @@ def ensure(lab: Lab, host: str, image: Path, settings: Carried) -> Base:
     service = of(host)
     if service is None:
         return Base(image)
-    recipe = Path(__file__).read_bytes() + Path(str(service.__file__)).read_bytes() + image.name.encode()
+    sources = [Path(__file__), Path(str(service.__file__)), *getattr(service, "SOURCES", [])]
+    recipe = b"".join(source.read_bytes() for source in sources) + image.name.encode()
+    if hasattr(service, "recipe"):
+        recipe += service.recipe()
     target = lab.cache / "additions" / f"{service.__name__}-{hashlib.sha256(recipe).hexdigest()[:12]}"
     if not target.is_dir():
         _build(service, image, target, settings)
@@ -73,7 +81,8 @@ def ensure(lab: Lab, host: str, image: Path, settings: Carried) -> Base:
 
 
 def _build(service: ModuleType, image: Path, target: Path, settings: Carried) -> None:
-    print(f"lab: adding {', '.join(service.PACKAGES)} to {image.name} (about 20 seconds)", flush=True)
+    what = ", ".join(service.PACKAGES) or service.__name__
+    print(f"lab: adding {what} to {image.name} (about 20 seconds)", flush=True)
     building = target.with_name(f".{target.name}.{os.getpid()}")
     upper, work, root = (building / part for part in ("upper", "work", "root"))
     for part in (upper, work, root):
@@ -83,18 +92,20 @@ def _build(service: ModuleType, image: Path, target: Path, settings: Carried) ->
     subprocess.run(["mount", "-t", "overlay", "citadel-lab-build", "-o", options, str(root)], check=True)
     try:
         (root / "etc/resolv.conf").write_text(resolvers())
+        if hasattr(service, "place"):
+            service.place(root)
         command = [
             "systemd-nspawn", "--quiet", f"--directory={root}", "--register=no", "--keep-unit", "--settings=no",
             "--as-pid2", "--resolv-conf=off", "--timezone=off", f"--machine={target.name}",
             *[f"--bind-ro={path}" for path in settings.binds],
             *[f"--setenv={name}={value}" for name, value in settings.environment.items()],
-            "sh", "-c", INSTALL, "install", *service.PACKAGES,
+            "sh", "-c", INSTALL + getattr(service, "AFTER", ""), "install", *service.PACKAGES,
         ]  # fmt: skip
         with log.open("w") as output:
             done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
         if done.returncode != 0:
             tail = "\n  ".join(log.read_text(errors="replace").splitlines()[-6:])
-            raise LabError(f"{', '.join(service.PACKAGES)} could not be installed. Log: {log}\n  {tail}")
+            raise LabError(f"{what} could not be installed. Log: {log}\n  {tail}")
         (root / "etc/resolv.conf").unlink()
         service.furnish(root)
         subprocess.run(["umount", str(root)], check=True)

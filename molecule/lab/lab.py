@@ -21,11 +21,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import additions
 import images
+import metrics
 import network
 import sql
 from additions import Base
 from machines import Machine, ssh
 from settings import LLM_HOST, REPO, Carried, Lab, LabError, carried
+
+import vector
 
 TOOLS = {
     "mmdebstrap": "mmdebstrap",
@@ -105,11 +108,23 @@ def ensure_secrets(lab: Lab) -> None:
         key = f"sk-{secrets.token_urlsafe(32)}"
         text += f"vault_gateway_api_keys:\n  - name: admin\n    key: {key}\n"
         facts |= {"gateway_url": f"http://{lab.address(LLM_HOST)}:8000", "admin_key": key}
+    if "vault_gateway_pepper:" not in text:
+        text += f"vault_gateway_pepper: {secrets.token_urlsafe(32)}\n"
+    if "vault_audit_hash_key:" not in text:
+        text += f"vault_audit_hash_key: {secrets.token_urlsafe(32)}\n"
     for variable, fact, user in sql.ACCOUNTS:
         if f"{variable}:" not in text:
             password = secrets.token_urlsafe(24)
             text += f"{variable}: {password}\n"
             facts[fact] = sql.url(lab, user, password)
+    if f"{metrics.TOKEN}:" not in text:
+        token = secrets.token_urlsafe(24)
+        text += metrics.secrets_text(token, lab)
+        facts |= metrics.facts(token, lab)
+    if f"{vector.SECRET}:" not in text:
+        key = secrets.token_urlsafe(32)
+        text += f"{vector.SECRET}: {key}\n"
+        facts |= {"qdrant_url": vector.url(lab), "qdrant_api_key": key}
     if before != (text, facts):
         write_private(secrets_file, text)
         write_private(credentials, json.dumps(facts, indent=2) + "\n")

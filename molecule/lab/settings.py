@@ -16,6 +16,8 @@ GATEWAY_ADDRESS = "192.168.10.1"
 NETWORK_BITS = 24
 LLM_HOST = "hx-llm-server-01"
 SQL_HOST = "hx-sql-server-01"
+METRICS_HOST = "hx-metrics-server-01"
+VECTOR_HOST = "hx-vector-server-01"
 
 
 class LabError(Exception):
@@ -169,6 +171,8 @@ def carried() -> Carried:
     binds: set[str] = set()
     for folder in folders:
         path = Path(folder)
+        if path.name == "simple":  # an index, whose pages lead to files beside it
+            path = path.parent
         if path.is_dir() and not str(path).startswith(("/etc", "/usr", "/proc", "/sys", "/dev", "/root", "/home")):
             binds.add(str(path))
     outer = sorted(b for b in binds if not any(b != o and b.startswith(o + "/") for o in binds))

@@ -64,10 +64,11 @@ load_balance_mode = on
 """
 POOL_HBA = "host all all 0.0.0.0/0 scram-sha-256\n"
 
+# Pgpool-II stays when PostgreSQL is stopped, as on hosts of their own: neither unit is to pull the other down.
 UNIT = """\
 [Unit]
 Description=Users, passwords and database of the lab
-Requires=postgresql@{version}-main.service
+Wants=postgresql@{version}-main.service
 After=postgresql@{version}-main.service
 Before=pgpool2.service
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[2]
 HOST = "hx-llm-server-01"
-SQL_HOST = "hx-sql-server-01"
+SQL_HOST, VECTOR_HOST, METRICS_HOST = "hx-sql-server-01", "hx-vector-server-01", "hx-metrics-server-01"
 SITE = REPO / "playbooks/site.yml"
 SHARED = [
     "plugins", "group_vars", "inventory/lab.yml", "files/requirements/uv.txt", "files/requirements/engine-*.txt",
@@ -30,6 +30,8 @@ SHARED = [
 # What a role is made from beside its own folder.
 BESIDE = {
     "database": ["src/citadel_llm/integration/database", "files/requirements/database.txt", "roles/gateway/tasks"],
+    "vector": ["src/citadel_llm/integration/vector/collections.py"],
+    "monitoring": ["src/citadel_monitoring"],
 }
 CHANGES_NOTHING = {"preflight"}
 
@@ -80,10 +82,15 @@ def begin(role: str) -> None:
     lab("reset", HOST, *(["--from", name(ready)] if ready else []))
     if role in {"database", "site"}:
         lab("reset", SQL_HOST)  # an empty database
+    if role in {"monitoring", "site"}:
+        lab("reset", METRICS_HOST)  # as its owner has it
+    if role in {"vector", "site"}:
+        lab("reset", VECTOR_HOST)  # no collections
     lab("up")
     missing = before[len(ready) :]
-    if "database" in before and "database" not in missing:
-        missing = ["database", *missing]  # the SQL host is not among what is kept
+    # What these make lies on hosts that are not among what is kept.
+    elsewhere = [part for part in ("database", "vector") if part in before and part not in missing]
+    missing = [*elsewhere, *missing]
     if missing:
         print(f"stages: playing {', '.join(missing)} first", flush=True)
         command = ["ansible-playbook", str(SITE), "-i", str(REPO / "inventory/lab.yml"), "--tags", ",".join(missing)]

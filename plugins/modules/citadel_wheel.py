@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import tempfile
+import tomllib
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
@@ -14,7 +15,7 @@ DOCUMENTATION = r"""
 module: citadel_wheel
 short_description: Build a Python project's wheel, named after the content of its source
 description:
-  - Hashes the package's source and C(pyproject.toml), and builds the wheel only where none of that content is there.
+  - Hashes the wheel's packages and C(pyproject.toml), and builds the wheel only where none of that content is there.
   - Runs on the controller. It touches no host, and what it writes is a cache named after its content, so check mode
     builds too, for the tasks after it to have something to compare with.
 options:
@@ -51,7 +52,9 @@ def content_hash(source):
     """The first 12 hexadecimal digits of the SHA-256 over names and contents, in a fixed order."""
     digest = hashlib.sha256()
     files = [source / "pyproject.toml"]
-    for folder, folders, names in os.walk(source / "src"):
+    # What the wheel holds, and no other package beside it: its change would be no other release.
+    held = tomllib.loads(files[0].read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    for folder, folders, names in (found for package in sorted(held) for found in os.walk(source / package)):
         folders[:] = sorted(set(folders) - LEFT_OUT)
         files.extend(Path(folder, name) for name in sorted(names) if not name.endswith(".pyc"))
     for path in files:

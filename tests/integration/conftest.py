@@ -1,14 +1,27 @@
 """The running lab, as its callers know it."""
 
+import contextlib
 import json
 import os
 import re
+import secrets
 import subprocess
 import urllib.request
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import openai
+import psycopg
 import pytest
+import pytest_asyncio
+from anyio.from_thread import start_blocking_portal
+from sites import migrated_database
+from sql_host import OWNER, on_the_host
+
+from citadel_llm.integration.database.connection import connected
+from citadel_llm.integration.database.target import Target
+from redis_server import Server
+from upstreams import Upstream
 
 REPO = Path(__file__).resolve().parents[2]
 HOST = "hx-llm-server-01"
@@ -89,6 +102,48 @@ def on_host():
 
 
 @pytest.fixture
+def database():
+    """An empty database of the owner's, on the lab's SQL host."""
+    name = f"citadel_test_{secrets.token_hex(4)}"
+    on_the_host("runuser", "-u", "postgres", "--", "createdb", f"--owner={OWNER}", name)
+    yield name
+    on_the_host("runuser", "-u", "postgres", "--", "dropdb", "--force", name)
+
+
+@pytest.fixture
+def target(credentials, database):
+    """`target(fact)`: the database, by the user of that fact."""
+
+    def made(fact="database_url"):
+        url = urlsplit(credentials[fact])
+        return Target(url.hostname, url.port, database, url.username, url.password)
+
+    return made
+
+
+@pytest.fixture
+def engine(target):
+    """The owner's engine for it."""
+    with connected(target()) as made:
+        yield made
+
+
+@pytest.fixture
+def ask(target):
+    """`ask(statement, fact)`: its rows, in a transaction of its own."""
+
+    def asked(statement, fact="database_url"):
+        place = target(fact)
+        with psycopg.connect(
+            host=place.host, port=place.port, dbname=place.database, user=place.user, password=place.password
+        ) as connection:
+            cursor = connection.execute(statement)
+            return cursor.fetchall() if cursor.description else []
+
+    return asked
+
+
+@pytest.fixture
 def run_module(tmp_path):
     """`run_module(module, arguments, *options)`: the result of an Ansible module on the LLM server."""
     results = tmp_path / "results"
@@ -131,3 +186,61 @@ def shell_in(run_module):
     yield opened
     for folder in folders:
         told(f"rm -rf {folder}")
+
+
+# -- gateways of a test's own, beside the lab's SQL host --------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def site(credentials, tmp_path_factory):
+    """A database of the module's own, whose one declared key is the admin's."""
+    with migrated_database(credentials) as made:
+        made.brought(tmp_path_factory.mktemp("site"), {"name": "root", "key": made.admin_key})
+        yield made
+
+
+@pytest.fixture
+def empty_site(credentials):
+    """A database in which nobody is."""
+    with migrated_database(credentials) as made:
+        yield made
+
+
+@contextlib.asynccontextmanager
+async def two_engines():
+    """Two models' engines, of which one also answers for the other and for embeddings."""
+    async with Upstream() as phi3, Upstream() as mixtral:
+        yield {
+            "phi3": {"upstreams": [phi3], "fallback": ["mixtral"], "size_gb": 1},
+            "mixtral": {"upstreams": [mixtral], "size_gb": 2},
+            "minilm": {"upstreams": [phi3], "kind": "embedding"},
+        }
+
+
+@pytest_asyncio.fixture
+async def engines():
+    """The test's own."""
+    async with two_engines() as models:
+        yield models
+
+
+@pytest.fixture(scope="module")
+def gateway(site, tmp_path_factory):
+    """A gateway of that site for the whole module, on a loop in a thread of its own."""
+
+    @contextlib.asynccontextmanager
+    async def running():
+        async with two_engines() as models, site.gateway(tmp_path_factory.mktemp("gateway"), models) as started:
+            yield started
+
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(running()) as started:
+        yield started
+
+
+@pytest.fixture
+def redis(tmp_path):
+    """A real Redis, as the role `cache` sets it up."""
+    server = Server(tmp_path)
+    server.start()
+    yield server
+    server.stop()

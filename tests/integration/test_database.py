@@ -6,18 +6,17 @@ Run inside the lab: `bin/lab run pytest tests/integration/test_database.py`; it 
 import contextlib
 import json
 import os
-import secrets
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import threading
-import time
-from pathlib import Path
-from urllib.parse import urlsplit
 
 import psycopg
 import pytest
+from llm_rows import made_by, rows_of, up_to
+from sql_host import DEADLINE_S, GATEWAY, until
 
 from citadel_llm.integration.database import migrate, privileges, schema
 from citadel_llm.integration.database.connection import LOCK, connected, transaction
@@ -25,67 +24,15 @@ from citadel_llm.integration.database.migrate import MIGRATIONS
 from citadel_llm.integration.database.target import DatabaseError, Target
 
 pytestmark = pytest.mark.lab
-REPO = Path(__file__).resolve().parents[2]
-SQL_HOST = "hx-sql-server-01"
-GATEWAY = "citadel_gateway"
-DEADLINE_S = 60
-AUDIT = """
-insert into llm.audit_log (at, id, chain, position, previous_digest, digest, kind, action, request_id, outcome)
-select now(), gen_random_uuid(), 'a', n, decode(repeat('00', 32), 'hex'), decode(repeat('01', 32), 'hex'),
-       'request', 'chat', 'req-' || n, 'ok' from generate_series(1, 100) as n
+REVISIONS = migrate.revisions()
+NEWEST = REVISIONS[-1]
+NEXT = f"{int(NEWEST) + 1:04}"
+EVERYTHING = privileges.WANTED
+TABLES = """
+select relname from pg_class
+where relnamespace = to_regnamespace('llm') and relkind in ('r', 'p') and not relispartition
+  and relname <> 'alembic_version'
 """
-
-
-def on_the_host(*words):
-    subprocess.run([str(REPO / "bin/lab"), "exec", SQL_HOST, *words], check=True, timeout=60, stdin=subprocess.DEVNULL)
-
-
-def until(condition, what):
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {DEADLINE_S} s: {what}"
-        time.sleep(0.05)
-
-
-@pytest.fixture
-def database():
-    """An empty database of the owner's."""
-    name = f"citadel_test_{secrets.token_hex(4)}"
-    on_the_host("runuser", "-u", "postgres", "--", "createdb", "--owner=citadel_admin", name)
-    yield name
-    on_the_host("runuser", "-u", "postgres", "--", "dropdb", "--force", name)
-
-
-@pytest.fixture
-def target(credentials, database):
-    """`target(fact)`: the database, by the user of that fact."""
-
-    def made(fact="database_url"):
-        url = urlsplit(credentials[fact])
-        return Target(url.hostname, url.port, database, url.username, url.password)
-
-    return made
-
-
-@pytest.fixture
-def engine(target):
-    with connected(target()) as made:
-        yield made
-
-
-@pytest.fixture
-def ask(target):
-    """`ask(statement, fact)`: its rows, in a transaction of its own."""
-
-    def asked(statement, fact="database_url"):
-        place = target(fact)
-        with psycopg.connect(
-            host=place.host, port=place.port, dbname=place.database, user=place.user, password=place.password
-        ) as connection:
-            cursor = connection.execute(statement)
-            return cursor.fetchall() if cursor.description else []
-
-    return asked
 
 
 @pytest.fixture
@@ -106,6 +53,38 @@ def later(tmp_path):
         return folder
 
     return made
+
+
+@pytest.fixture
+def release(tmp_path, monkeypatch):
+    """`release(revision)`: the migrations of the release whose newest revision this is, and what it gave its role."""
+
+    def made(revision):
+        folder = tmp_path / f"release-{revision}"
+        shutil.copytree(MIGRATIONS, folder, ignore=shutil.ignore_patterns("__pycache__"))
+        for later in REVISIONS[REVISIONS.index(revision) + 1 :]:
+            for path in [*folder.glob(f"versions/v{later}_*"), *folder.glob(f"sql/{later}_*")]:
+                path.unlink()
+        made_since = {name for kind in ("table", "function") for name in made_by(kind, *REVISIONS)}
+        made_since -= {name for kind in ("table", "function") for name in made_by(kind, *up_to(revision))}
+        wanted = {(thing, given) for thing, given in EVERYTHING if not made_since & set(re.findall(r"\w+", thing))}
+        monkeypatch.setattr(privileges, "WANTED", frozenset(wanted))
+        return folder
+
+    return made
+
+
+@pytest.fixture
+def kept(ask):
+    """`kept()`: {table: [row, ...]}, a row as {column: text}."""
+
+    def told():
+        return {
+            table: [row for (row,) in ask(f"select to_json(t) from llm.{table} t order by to_json(t)::text")]
+            for (table,) in ask(TABLES)
+        }
+
+    return told
 
 
 @pytest.fixture
@@ -146,6 +125,11 @@ def differences(engine, directory=MIGRATIONS):
         return schema.differences(connection, GATEWAY, directory)
 
 
+def lines(engine):
+    with transaction(engine) as connection:
+        return schema.lines(connection)
+
+
 def revision(engine):
     with transaction(engine) as connection:
         return migrate.current(connection)
@@ -165,32 +149,77 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(engine, ask):
     assert ask("select to_regnamespace('llm')") == [(None,)]
 
 
-def test_up_down_and_up_leaves_what_up_alone_does(engine, ask):
+@pytest.mark.parametrize("revision", REVISIONS)
+def test_every_table_of_a_revision_has_rows_in_these_tests(engine, ask, release, revision):
+    migrate.upgrade(engine, GATEWAY, directory=release(revision))
+    ask(rows_of(*up_to(revision)))
+    empty = [table for (table,) in ask(TABLES) if not ask(f"select 1 from llm.{table} limit 1")]
+    assert empty == [], "tests/integration/llm_rows.py needs rows for these"
+
+
+@pytest.mark.parametrize("revision", REVISIONS[:-1])
+def test_from_every_earlier_revision_with_its_data_the_schema_comes_to_the_newest(
+    engine, ask, release, kept, monkeypatch, revision
+):
+    migrate.upgrade(engine, GATEWAY, directory=release(revision))
+    ask(rows_of(*up_to(revision)))
+    before = kept()
+    monkeypatch.setattr(privileges, "WANTED", EVERYTHING)
+    outcome = migrate.upgrade(engine, GATEWAY)
+    assert (outcome.before, outcome.applied) == (revision, REVISIONS[REVISIONS.index(revision) + 1 :])
+    assert differences(engine) == []
+    assert {table: _as_in(before[table], rows) for table, rows in kept().items() if table in before} == before
+    assert not migrate.upgrade(engine, GATEWAY).changed
+
+
+@pytest.mark.parametrize("revision", REVISIONS[:-1])
+def test_back_to_every_earlier_revision_its_own_data_stays_and_forward_again_the_schema_is_whole(
+    engine, ask, release, kept, monkeypatch, revision
+):
+    folder = release(revision)
+    migrate.upgrade(engine, GATEWAY, directory=folder)
+    ask(rows_of(*up_to(revision)))
+    before, schema_before = kept(), lines(engine)
+    monkeypatch.setattr(privileges, "WANTED", EVERYTHING)
     migrate.upgrade(engine, GATEWAY)
-    ask(AUDIT)
-    with transaction(engine) as connection:
-        before = schema.lines(connection)
-    undone = migrate.downgrade(engine, "base")
-    assert undone.applied == list(reversed(migrate.revisions()))
+    ask(rows_of(*REVISIONS[REVISIONS.index(revision) + 1 :]))
+    undone = migrate.downgrade(engine, revision)
+    assert undone.applied == list(reversed(REVISIONS[REVISIONS.index(revision) + 1 :]))
+    assert lines(engine) == schema_before
+    after = kept()
+    assert {table: [row for row in rows if row not in after[table]] for table, rows in before.items()} == {
+        table: [] for table in before
+    }
+    migrate.upgrade(engine, GATEWAY)
+    assert differences(engine) == []
+
+
+def _as_in(wanted, rows):
+    """Rows with those columns alone that the wanted ones have, in the same order."""
+    columns = wanted[0].keys()
+    cut = [{name: row[name] for name in columns} for row in rows]
+    return sorted(cut, key=wanted.index) if all(row in wanted for row in cut) else cut
+
+
+def test_up_with_data_down_to_nothing_and_up_leaves_what_up_alone_does(engine, ask):
+    migrate.upgrade(engine, GATEWAY)
+    ask(rows_of(*REVISIONS))
+    before = lines(engine)
+    assert migrate.downgrade(engine, "base").applied == list(reversed(REVISIONS))
     assert ask("select to_regnamespace('llm')") == [(None,)]
     migrate.upgrade(engine, GATEWAY)
-    with transaction(engine) as connection:
-        assert schema.lines(connection) == before
+    assert lines(engine) == before
     assert differences(engine) == []
 
 
-def test_every_revision_goes_up_with_data_in_it_and_back(engine, ask, later):
-    migrate.upgrade(engine, GATEWAY)
-    ask(AUDIT)
-    folder = later("alter table llm.audit_log add column cost real", "alter table llm.audit_log drop column cost")
-    assert migrate.upgrade(engine, GATEWAY, directory=folder).applied == ["0002"]
-    assert ask("select count(*), count(cost) from llm.audit_log") == [(100, 0)]
-    assert migrate.downgrade(engine, "0001", directory=folder).applied == ["0002"]
-    assert ask("select count(*) from llm.audit_log") == [(100,)]
-    assert differences(engine) == []
-
-
-def test_of_two_deployers_at_once_one_migrates_and_both_end_well(engine, deployer, later):
+@pytest.mark.parametrize("before", [None, *REVISIONS])
+def test_of_deployers_at_once_each_revision_is_one_ones_and_all_end_well(
+    engine, ask, deployer, release, later, monkeypatch, before
+):
+    if before:
+        migrate.upgrade(engine, GATEWAY, directory=release(before))
+        ask(rows_of(*up_to(before)))
+        monkeypatch.setattr(privileges, "WANTED", EVERYTHING)
     folder = later("select pg_sleep(0.5)")
     processes = [deployer(folder) for _ in range(3)]
     said = []
@@ -198,26 +227,33 @@ def test_of_two_deployers_at_once_one_migrates_and_both_end_well(engine, deploye
         out, err = process.communicate(timeout=DEADLINE_S)
         assert process.returncode == 0, err
         said.append(json.loads(out))
-    # Each revision by one of them; the others found it done.
-    assert sorted(name for outcome in said for name in outcome["applied"]) == ["0001", "0002"]
-    assert {outcome["after"] for outcome in said} == {"0002"}
-    assert sum(outcome["partitions"] for outcome in said) == migrate.MONTHS_AHEAD + 1
-    assert revision(engine) == "0002"
+    pending = [*REVISIONS, NEXT][REVISIONS.index(before) + 1 if before else 0 :]
+    assert sorted(name for outcome in said for name in outcome["applied"]) == pending
+    assert {outcome["after"] for outcome in said} == {NEXT}
+    assert sum(outcome["partitions"] for outcome in said) == (0 if before else migrate.MONTHS_AHEAD + 1)
+    assert revision(engine) == NEXT
 
 
-def test_a_deployer_killed_half_way_leaves_the_revision_before_and_the_next_one_goes_on(engine, ask, deployer, later):
-    folder = later("create table llm.halfway (id integer); select pg_sleep(3)")
+@pytest.mark.parametrize("broken", [*REVISIONS, NEXT])
+def test_a_deployer_killed_within_a_revision_leaves_the_one_before_and_the_next_one_goes_on(
+    engine, ask, deployer, later, kept, broken
+):
+    """The pause is at the revision's very end, when everything that it does is done."""
+    folder = later("create table llm.halfway (id integer)")
+    path = next((folder / "sql").glob(f"{broken}*.up.sql"))
+    whole = path.read_text()
+    path.write_text(f"{whole.rstrip().rstrip(';')}; select pg_sleep(3)")
     killed = deployer(folder)
-    until(
-        lambda: ask("select 1 from pg_stat_activity where query like '%pg_sleep(3)%' and pid <> pg_backend_pid()"),
-        "the migration is under way",
-    )
+    asleep = "select 1 from pg_stat_activity where wait_event = 'PgSleep' and datname = current_database()"
+    until(lambda: ask(asleep), "the migration is under way")
     os.kill(killed.pid, signal.SIGKILL)
     killed.wait()
-    assert revision(engine) == "0001"
-    assert ask("select to_regclass('llm.halfway')") == [(None,)]
+    before = [name for name in [*REVISIONS, NEXT] if name < broken]
+    assert revision(engine) == (before[-1] if before else None)
+    assert set(kept()) == made_by("table", *[name for name in before if name in REVISIONS])
+    path.write_text(whole)
     # The lock is free again by itself: Pgpool-II ends what the dead one had begun.
-    assert migrate.upgrade(engine, GATEWAY, directory=folder).applied == ["0002"]
+    assert migrate.upgrade(engine, GATEWAY, directory=folder).applied == [*REVISIONS, NEXT][len(before) :]
     assert ask("select count(*) from llm.halfway") == [(0,)]
     assert ask(f"select count(*) from pg_locks where locktype = 'advisory' and objid = {LOCK & 0xFFFFFFFF}") == [(0,)]
 
@@ -226,7 +262,7 @@ def test_a_revision_that_fails_leaves_nothing_of_itself(engine, ask, later):
     folder = later("create table llm.halfway (id integer); select 1 / 0")
     with pytest.raises(DatabaseError, match="division by zero"), connected_as(engine) as again:
         migrate.upgrade(again, GATEWAY, directory=folder)
-    assert revision(engine) == "0001"
+    assert revision(engine) == NEWEST
     assert ask("select to_regclass('llm.halfway')") == [(None,)]
 
 
@@ -247,13 +283,25 @@ def test_the_release_before_works_on_the_schema_of_the_next(engine, ask, later):
     migrate.upgrade(engine, GATEWAY, directory=folder)
     ask("grant select on llm.extra to citadel_gateway")  # as the later release's own list would
     rolled_back = migrate.upgrade(engine, GATEWAY)
-    assert (rolled_back.newer, rolled_back.changed, rolled_back.after) == (True, False, "0002")
+    assert (rolled_back.newer, rolled_back.changed, rolled_back.after) == (True, False, NEXT)
     assert differences(engine) == []
     ask("insert into llm.users (name) values ('anna')", "database_gateway_url")
     assert ask("select locale from llm.users", "database_gateway_url") == [("en",)]
     assert ask("select count(*) from llm.extra", "database_gateway_url") == [(0,)]
     with pytest.raises(DatabaseError, match="only the release that made it"):
         migrate.downgrade(engine, "0001")
+
+
+@pytest.mark.parametrize("revision", REVISIONS)
+def test_what_every_earlier_release_writes_it_can_write_on_the_newest_schema(engine, ask, release, kept, revision):
+    """As the gateway's user, and the deployment of that release leaves the schema as it is."""
+    migrate.upgrade(engine, GATEWAY)
+    ask(rows_of(*up_to(revision)), "database_gateway_url")
+    filled = {table for table, rows in kept().items() if rows}
+    assert filled >= made_by("table", *up_to(revision))
+    if revision != NEWEST:
+        rolled_back = migrate.upgrade(engine, GATEWAY, directory=release(revision))
+        assert (rolled_back.newer, rolled_back.changed, rolled_back.after) == (True, False, NEWEST)
 
 
 def test_a_change_waits_for_no_table_longer_than_a_caller_can(engine, ask, target, later, monkeypatch):
@@ -279,8 +327,8 @@ def test_a_change_waits_for_no_table_longer_than_a_caller_can(engine, ask, targe
     finally:
         release.set()
         holder.join()
-    assert revision(engine) == "0001"
-    assert migrate.upgrade(engine, GATEWAY, directory=folder).applied == ["0002"]
+    assert revision(engine) == NEWEST
+    assert migrate.upgrade(engine, GATEWAY, directory=folder).applied == [NEXT]
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,13 @@ from pathlib import Path
 
 import openai
 import pytest
+from integration.metrics import wait_for
+
+from citadel_llm.evaluation.engine import Engine, choose
+from citadel_llm.evaluation.questions import load_questions
 
 pytestmark = pytest.mark.lab
+REPO = Path(__file__).resolve().parents[2]
 
 TALK = [{"role": "user", "content": "What is a citadel?"}]
 
@@ -79,6 +84,30 @@ def test_a_response_is_not_to_be_found_later(client):
     assert refused.value.code == "response_not_found"
     with pytest.raises(openai.NotFoundError):
         client.responses.cancel("resp_1")
+
+
+def test_a_response_follows_another_and_a_conversation_goes_on(client):
+    """The real engine takes what it said before as input: plain, streamed, from a response and from a conversation."""
+    talk = client.conversations.create(items=[{"type": "message", "role": "user", "content": "Once"}])
+    try:
+        first = client.responses.create(model="phi3", input="One", max_output_tokens=8)
+        assert first.store is True
+        second = client.responses.create(model="phi3", input="Two", max_output_tokens=8, previous_response_id=first.id)
+        assert second.previous_response_id == first.id
+        assert second.usage.input_tokens > first.usage.input_tokens
+        assert client.responses.retrieve(second.id).output_text == second.output_text
+        for stream in (False, True):
+            answer = client.responses.create(
+                model="phi3", input="Three", max_output_tokens=8, conversation=talk.id, stream=stream
+            )
+            whole = list(answer)[-1].response if stream else answer
+            assert (whole.store, whole.conversation.id) == (True, talk.id)
+        roles = [item.role for item in client.conversations.items.list(talk.id, order="asc")]
+        assert roles == ["user", "user", "assistant", "user", "assistant"]
+        for kept in (second.id, first.id):
+            client.responses.delete(kept)
+    finally:
+        client.conversations.delete(talk.id)
 
 
 def test_embeddings_tell_related_texts_from_unrelated_ones(client, kinds):
@@ -275,6 +304,70 @@ def test_log_probabilities_come_with_each_token(client, model):
     ).choices[0].logprobs  # fmt: skip
     assert len(text.tokens) == len(text.token_logprobs) == len(text.top_logprobs) == len(text.text_offset) == 4
     assert all(logprob <= 0 for logprob in text.token_logprobs)
+
+
+@pytest.fixture(scope="module")
+def engine_of(access):
+    """`engine_of(model)`: the model's engine, as its evaluation asks it."""
+    with urllib.request.urlopen(f"{access['gateway_url']}/health", timeout=10) as answer:
+        models = json.loads(answer.read())["models"]
+    host = access["gateway_url"].split("/")[2].split(":")[0]
+
+    def made(model):
+        address = models[model]["engines"][0]["address"].replace("127.0.0.1", host)
+        return Engine(f"http://{address}", model)
+
+    return made
+
+
+@pytest.mark.parametrize("continuation", [" Rome", " a walled place above a town, 2 miles long", "\n\u00fc\u6f22", ""])
+def test_how_likely_a_text_is_comes_from_the_engine_token_by_token(client, kinds, engine_of, continuation):
+    """By `prompt_logprobs`, as evaluations ask for it, and by `echo` with `logprobs` it is the same."""
+    context = "Question: What is a citadel?\nAnswer:"
+    for name in kinds["generate"]:
+        engine = engine_of(name)
+        found = engine.log_likelihood(context, continuation)
+        whole, before = engine.tokens(context + continuation), engine.tokens(context)
+        common = next((n for n, pair in enumerate(zip(whole, before, strict=False)) if pair[0] != pair[1]), len(before))
+        echoed = client.completions.create(
+            model=name, prompt=context + continuation, max_tokens=1, temperature=0, echo=True, logprobs=1
+        )
+        logprobs = echoed.choices[0].logprobs.token_logprobs[: len(whole)]
+        assert found == pytest.approx(sum(logprobs[min(common, len(whole) - 1) :]), abs=0.05)
+        assert math.isfinite(found)
+        assert found < 0
+
+
+def test_a_model_is_evaluated_on_the_host_by_its_likelihoods(on_host, model, engine_of):
+    """Two questions of the site's own; what the command takes for the answer is what the likelihoods say."""
+    every = load_questions(REPO / "files/evals/knowledge.json").every[:2]
+    few = json.dumps({"questions": [{name: getattr(one, name) for name in one.__struct_fields__} for one in every]})
+    script = (
+        'f=$(mktemp) && printf %s "$1" >$f && chmod 644 $f && '
+        'runuser -u citadel -- /opt/citadel/bin/citadel evaluate "$2" --questions $f --json; s=$?; rm $f; exit $s'
+    )
+    found = json.loads(on_host("sh", "-c", script, "sh", few, model))[model]
+    right = sum(choose(engine_of(model), one) == one.right for one in every)
+    assert (found["questions"], found["correct"], found["error"]) == (2, right, None)
+
+
+def test_what_an_answer_cost_is_in_the_audit_log_and_in_the_usage(client, access, model):
+    """A real answer's tokens, at this site's prices."""
+    raw = client.completions.with_raw_response.create(model=model, prompt="Once", max_tokens=8, extra_headers=FRESH)
+
+    def told(path):
+        request = urllib.request.Request(access["gateway_url"] + path)
+        request.add_header("authorization", f"Bearer {access['admin_key']}")
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return json.loads(answer.read())
+
+    (row,) = wait_for(
+        "the audit log's row", lambda: told(f"/admin/v1/audit?request_id={raw.headers['x-request-id']}")["data"], 30
+    )
+    assert row["cost"] > 0
+    usage = told(f"/admin/v1/usage?period=day&model={model}")
+    assert usage["currency"] == "EUR"
+    assert usage["data"][0]["cost"] >= row["cost"]
 
 
 def test_n_answers_come_at_once_plain_and_streamed(client, model):

@@ -16,7 +16,7 @@ from performance.overload import overload
 from performance.procs import NotStarted, pick_cores, siblings_of
 from performance.report import as_list, between_markers, markdown
 from performance.soak import soak
-from performance.subjects import NAMES, REPO, install, version
+from performance.subjects import NAMES, REPO, UNCOUNTED, install, version
 
 __all__ = ["main"]
 
@@ -35,6 +35,11 @@ def arguments(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="one short round, about two minutes")
     parser.add_argument("--rounds", type=int, help="interleaved rounds (default: 3, with --quick 1)")
     parser.add_argument("--only", default="", help="names, with commas; `direct` and `citadel` are always measured")
+    parser.add_argument(
+        "--without",
+        choices=["metrics"],
+        help="our gateway a second time, side by side, counting nothing: what do metrics cost?",
+    )
     parser.add_argument(
         "--soak", type=int, metavar="N", help="requests of the soak (default: 50000, --quick 5000); 0: none"
     )
@@ -88,7 +93,9 @@ def main(words: list[str]) -> int:
     if options.alone:
         return 0
 
-    chosen = set(filter(None, options.only.split(","))) or set(NAMES)
+    chosen = set(filter(None, options.only.split(","))) or set(NAMES) - {UNCOUNTED}
+    if options.without == "metrics":
+        chosen.add(UNCOUNTED)
     names = [name for name in NAMES if name in chosen | {"direct", "citadel"}]
     absent: dict[str, str] = {}
     for name in names:
@@ -105,8 +112,8 @@ def main(words: list[str]) -> int:
         f"The subject alone on one core, the engine and the load generator (both {kind}) on another.",
         f"A request of 200 bytes, an answer of 618; closed loop at {', '.join(map(str, CONNECTIONS))} connections, "
         f"{plan.load_s:g} s each; streams of 100 chunks, 2 ms apart.",
-        "Ours with keys, limits, metrics in files, and its JSON log to /dev/null; LiteLLM with a master key; "
-        "the routers without keys and with `--log-level error`.",
+        "Ours with keys, limits, an audit journal on the disk, metrics in files, and its JSON log to /dev/null; "
+        "LiteLLM with a master key; the routers without keys and with `--log-level error`.",
         f"Load when the run began, over one minute: {machine.LOAD_AT_START:.1f}; the run took "
         f"{(time.monotonic() - began) / 60:.1f} minutes.",
     ]

@@ -14,7 +14,7 @@ from performance.soak import Soak
 from performance.stats import Spread, added, cell, ratio, spread
 from performance.subjects import REPO
 
-__all__ = ["as_list", "between_markers", "markdown", "plain_command"]
+__all__ = ["as_list", "between_markers", "markdown", "plain_command", "table"]
 
 QUIET = 0.8  # the share of its core that a subject has at least, where nobody else uses the machine
 BUSY = "Requests a second and latencies are then worth little; CPU a request and the ratios a little more."
@@ -110,7 +110,8 @@ def as_list(turns: Turns, versions: dict[str, str]) -> list[dict[str, Any]]:
     return found
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """In Markdown."""
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
@@ -122,7 +123,7 @@ def _rows(turns: Turns, cells: Callable[[str, list[Turn]], list[str]]) -> list[l
             rows.append([name, f"not measured: {own[0].reason.replace(f'{REPO}/', '')}".replace("|", "/")])
         else:
             rows.append([name, *cells(name, own)])
-    width = max(len(row) for row in rows)
+    width = max((len(row) for row in rows), default=0)
     return [row + [""] * (width - len(row)) for row in rows]
 
 
@@ -146,7 +147,7 @@ def _throughput(turns: Turns) -> str:
         "start, s",
         "failed",
     ]
-    return _table(head, _rows(turns, cells))
+    return table(head, _rows(turns, cells))
 
 
 def _latency(turns: Turns) -> str:
@@ -161,7 +162,7 @@ def _latency(turns: Turns) -> str:
         return figures
 
     head = ["", *(f"{p}, {n} conn" for n in CONNECTIONS for p in ("p50", "p99"))]
-    return _table(head, [["direct (whole)", *row[1:]] if row[0] == "direct" else row for row in _rows(turns, cells)])
+    return table(head, [["direct (whole)", *row[1:]] if row[0] == "direct" else row for row in _rows(turns, cells)])
 
 
 def _streams(turns: Turns) -> str:
@@ -180,7 +181,7 @@ def _streams(turns: Turns) -> str:
         ]
 
     head = ["", "CPU µs/chunk", "chunks/s", "first token, ms", "the same, acknowledged at once"]
-    return _table(head, [["direct (whole)", *row[1:]] if row[0] == "direct" else row for row in _rows(turns, cells)])
+    return table(head, [["direct (whole)", *row[1:]] if row[0] == "direct" else row for row in _rows(turns, cells)])
 
 
 def _ratios(turns: Turns) -> str:
@@ -196,7 +197,7 @@ def _ratios(turns: Turns) -> str:
         ]
 
     head = ["citadel ÷", *(f"req/s, {n} conn" for n in CONNECTIONS), "CPU/request", "CPU/chunk", "RSS"]
-    return _table(head, _rows(peers, cells))
+    return table(head, _rows(peers, cells))
 
 
 def _soak(soak: Soak) -> str:
@@ -230,7 +231,7 @@ def _overload(over: Overload) -> str:
     return (
         f"An engine that takes {over.service_ms:.0f} ms, {over.places} places at the model and {over.queue} "
         f"in its queue: a capacity of {over.capacity_per_s:,.0f} requests/s.\n\n"
-    ) + _table(["", "half of it", "four times it"], rows)
+    ) + table(["", "half of it", "four times it"], rows)
 
 
 def plain_command(command: Sequence[str]) -> str:
@@ -255,7 +256,8 @@ def markdown(
     parts = ["\n".join(f"- {note}" for note in notes)]
     parts.append("One round." if count == 1 else f"Medians over {count} interleaved rounds, ranges in brackets.")
     parts += ["### Throughput", _throughput(turns)]
-    parts += ["### Ratios, within each round", _ratios(turns)]
+    if set(turns) - {"direct", "citadel"}:
+        parts += ["### Ratios, within each round", _ratios(turns)]
     parts += ["### Latency added to the engine's own, ms", _latency(turns)]
     parts += [f"### Streams ({STREAMS} at once for the chunks, one for the first token)", _streams(turns)]
     if soak is not None:
@@ -268,7 +270,7 @@ def markdown(
         command = next((turn.command for turn in own if turn.command), [])
         if command:
             rows.append([name, versions.get(name, ""), f"`{plain_command(command)}`"])
-    parts.append(_table(["", "version", "started with"], rows))
+    parts.append(table(["", "version", "started with"], rows))
     return "\n\n".join(parts)
 
 

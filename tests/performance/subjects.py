@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import yaml
@@ -16,9 +16,10 @@ import yaml
 from performance.load import MODEL
 from performance.procs import NotStarted, free_port
 
-__all__ = ["NAMES", "REPO", "Launch", "citadel_config", "install", "launch", "version"]
+__all__ = ["NAMES", "REPO", "UNCOUNTED", "Launch", "citadel_config", "install", "launch", "version"]
 
-NAMES = ("direct", "citadel", "litellm", "sglang-router", "vllm-router")
+UNCOUNTED = "citadel-without-metrics"  # measured where it is asked for
+NAMES = ("direct", "citadel", UNCOUNTED, "litellm", "sglang-router", "vllm-router")
 REPO = Path(__file__).resolve().parents[2]
 KEY = "sk-bench-0123456789abcdef0123456789abcdef"
 
@@ -44,9 +45,19 @@ def citadel_config(folder: Path, engine_url: str, *, concurrency: int = 256, que
     config = folder / "citadel.yaml"
     data = {
         "auth": {"keys_file": str(keys)},
-        "limits": {"concurrency": concurrency, "queue": queue},
+        "limits": {
+            "concurrency": concurrency,
+            "queue": queue,
+            # Each is looked at and counted for every request. The table is in memory, as it is on a host.
+            "default_requests_per_minute": 1_000_000_000,
+            "default_tokens_per_minute": 1_000_000_000_000,
+            "default_concurrent_requests": 1_000_000,
+        },
+        "audit": {"enabled": True, "directory": str(folder / "audit")},
         "models": {MODEL: {"upstreams": [{"url": engine_url}]}},
     }
+    if credentials := os.environ.get("BENCH_DATABASE"):
+        data["database"] = {"enabled": True, "credentials_file": credentials}
     config.write_text(yaml.safe_dump(data))
     return config
 
@@ -60,6 +71,12 @@ def _citadel(folder: Path, port: int, engine_url: str, **limits: int) -> Launch:
         key=KEY,
         silent=True,
     )
+
+
+def _uncounted(folder: Path, port: int, engine_url: str) -> Launch:
+    same = _citadel(folder, port, engine_url)
+    script = str(Path(__file__).with_name("uncounted.py"))
+    return replace(same, command=[sys.executable, script, *same.command[3:]])
 
 
 def _litellm(folder: Path, port: int, engine_url: str) -> Launch:
@@ -99,6 +116,7 @@ def _router(name: str, *verb: str) -> Callable[..., Launch]:
 
 _LAUNCHES: dict[str, Callable[..., Launch]] = {
     "citadel": _citadel,
+    UNCOUNTED: _uncounted,
     "litellm": _litellm,
     "sglang-router": _router("sglang-router", "launch"),
     "vllm-router": _router("vllm-router"),
@@ -117,7 +135,7 @@ def _environment(name: str) -> Path:
 
 def install(name: str) -> None:
     """Make the peer's own environment from its hashed lock, unless it is there. Raises NotStarted."""
-    if name in ("direct", "citadel"):
+    if name in ("direct", "citadel", UNCOUNTED):
         return
     lock = REPO / "files" / "requirements" / f"bench-{name}.txt"
     folder = _environment(name)
@@ -155,7 +173,7 @@ def version(name: str) -> str:
     """The version that is measured."""
     if name == "direct":
         return ""
-    if name == "citadel":
+    if name in ("citadel", UNCOUNTED):
         from citadel_llm import __version__  # noqa: PLC0415 — peers are measured without it
 
         return __version__

@@ -11,7 +11,10 @@ from waiting import in_time
 KEY = "sk-test-of-alice-0123456789"
 CHAT_PATH = "/v1/chat/completions"
 BODY = b'{"model": "phi3", "messages": [{"role": "user", "content": "Hello"}]}'
-STREAM_BODY = b'{"model": "phi3", "stream": true, "messages": [{"role": "user", "content": "Hello"}]}'
+STREAM_BODY = (
+    b'{"model": "phi3", "stream": true, "stream_options": {"include_usage": true}, "messages": [{"role": "user", '
+    b'"content": "Hello"}]}'
+)
 
 
 @dataclass

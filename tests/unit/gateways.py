@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import signal
 import socket
@@ -178,7 +179,7 @@ async def running_gateway(folder, *, models, environ=None, sockets=(), **section
         notifier = Notifier({"NOTIFY_SOCKET": manager.path, **(environ or {})})
 
         def make_state():
-            return GatewayState(
+            gateway.state = GatewayState(
                 config,
                 lambda: load_keys(Path(config.auth.keys_file)),
                 Metrics("1"),
@@ -186,6 +187,7 @@ async def running_gateway(folder, *, models, environ=None, sockets=(), **section
                 instance="1",
                 version=__version__,
             )
+            return gateway.state
 
         task = asyncio.create_task(serve(make_state, config, [sock, *sockets], notifier, log))
         try:
@@ -195,6 +197,12 @@ async def running_gateway(folder, *, models, environ=None, sockets=(), **section
             if not task.done():
                 os.kill(os.getpid(), signal.SIGTERM)
             await in_time(task)
+            for name in (
+                "uvicorn",
+                "uvicorn.error",
+                "asyncio",
+            ):  # they would write to whatever has the file's number next
+                logging.getLogger(name).handlers.clear()
             log.close()
             sock.close()
 
@@ -213,13 +221,15 @@ class Spawned(Gateway):
 
 
 @contextlib.asynccontextmanager
-async def spawned_gateway(folder, *, models, instance="1", environ=None, arguments=(), **sections):
+async def spawned_gateway(
+    folder, *, models, instance="1", environ=None, arguments=(), module="citadel_llm.cli", **sections
+):
     """`citadel gateway` as a process, from its readiness until it is told to stop."""
     path = write_config(folder, models, **sections)
     gateway = Spawned(folder, folder / f"gateway-{instance}.log")
     with gateway._log.open("wb") as output, (folder / f"gateway-{instance}.err").open("wb") as errors:
         gateway.process = await asyncio.create_subprocess_exec(
-            *[sys.executable, "-m", "citadel_llm.cli", "gateway", "--config", str(path), "--port", "0"],
+            *[sys.executable, "-m", module, "gateway", "--config", str(path), "--port", "0"],
             *["--instance", instance, *arguments],
             stdout=output,
             stderr=errors,

@@ -9,8 +9,10 @@ import socket
 
 import pytest
 
+from callers import KEY
 from citadel_llm import __version__
 from citadel_llm.cli import main
+from citadel_llm.cli.api import table
 from gateways import write_config
 from upstreams import refused_port
 from waiting import in_time
@@ -44,6 +46,7 @@ def test_the_version_is_told(capsys):
     "arguments",
     [
         [], ["nonsense"], ["config"], ["config", "check"], ["gateway", "--port", "x"], ["gateway", "--port", "70000"],
+        ["keys"], ["keys", "add", "x", "--expires", "soon"], ["users"], ["roles"], ["identity"], ["identity", "import"],
         ["database"], ["database", "downgrade"], ["database", "upgrade", "--audit-retention-months", "0"],
     ],
 )  # fmt: skip
@@ -54,7 +57,7 @@ def test_a_wrong_call_is_status_2_with_the_usage(capsys, arguments):
     assert "usage: citadel" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("verb", ["config", "database", "gateway", "status"])
+@pytest.mark.parametrize("verb", ["config", "database", "gateway", "identity", "keys", "roles", "status", "users"])
 def test_every_verb_explains_itself(capsys, verb):
     with pytest.raises(SystemExit) as ended:
         main([verb, "--help"])
@@ -210,3 +213,66 @@ async def test_status_of_something_else_is_no_gateways_and_no_traceback(said):
 def test_status_takes_only_addresses_of_the_web(capsys, url):
     assert main(["status", "--url", url]) == 1
     assert capsys.readouterr().err.startswith("citadel: no answer from ")
+
+
+# -- what talks to the admin API --------------------------------------------------------------------------------------
+
+
+def test_without_a_key_it_is_told_where_one_would_be(capsys, tmp_path, monkeypatch):
+    monkeypatch.delenv("CITADEL_API_KEY", raising=False)
+    monkeypatch.setenv("CITADEL_API_KEY_FILE", str(tmp_path / "none"))
+    assert main(["keys", "list", "--url", "http://127.0.0.1:1"]) == 1
+    assert capsys.readouterr().err == (
+        f"citadel: no key: $CITADEL_API_KEY is not set, and {tmp_path}/none: No such file or directory\n"
+    )
+
+
+async def test_a_gateway_that_does_not_answer_is_told(monkeypatch):
+    monkeypatch.setenv("CITADEL_API_KEY", KEY)
+    status, out, err = await citadel("users", "list", "--url", f"http://127.0.0.1:{refused_port()}")
+    assert (status, out) == (1, "")
+    assert "no answer from http://127.0.0.1:" in err
+
+
+@pytest.mark.parametrize("url", ["ftp://127.0.0.1", "127.0.0.1:8000"])
+def test_only_http_is_spoken(capsys, monkeypatch, url):
+    monkeypatch.setenv("CITADEL_API_KEY", KEY)
+    assert main(["roles", "list", "--url", url]) == 1
+    assert "expected an address that begins with http://" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("key", ["two words", "sk-\r\nx-evil: 1", "sk-\u00fc", "x" * 513])
+def test_what_is_no_key_is_not_sent_and_not_shown(capsys, monkeypatch, key):
+    monkeypatch.setenv("CITADEL_API_KEY", key)
+    assert main(["users", "list", "--url", "http://127.0.0.1:1"]) == 1
+    assert (
+        capsys.readouterr().err == "citadel: the key is not one: expected letters, digits and signs, without spaces\n"
+    )
+
+
+async def test_a_gateway_without_a_database_says_so(monkeypatch, gateway):
+    monkeypatch.setenv("CITADEL_API_KEY", KEY)
+    status, _, err = await citadel("users", "list", "--url", gateway.url)
+    assert (status, "database_unavailable" in err) == (1, True)
+
+
+async def test_a_key_does_not_follow_a_redirection(monkeypatch):
+    monkeypatch.setenv("CITADEL_API_KEY", KEY)
+    asked = []
+
+    async def redirect(reader, writer):
+        asked.append(await reader.readuntil(b"\r\n\r\n"))
+        there = b"location: http://127.0.0.1:%d/elsewhere" % server.sockets[0].getsockname()[1]
+        writer.write(b"HTTP/1.1 307 Moved\r\n" + there + b"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(redirect, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        status, _, err = await citadel("users", "list", "--url", f"http://127.0.0.1:{port}")
+    assert (status, len(asked), "answered 307" in err) == (1, 1, True)
+
+
+def test_what_somebody_has_written_moves_no_cursor():
+    assert table(["NAME"], [["a\x1b[2Jb\r\n"]]) == "NAME\na?[2Jb??"

@@ -37,6 +37,7 @@ from upstreams import Upstream
 
 WITHOUT = {"no key": None, "an unknown key": "Bearer sk-unknown", "no text": "Bearer \xff"}
 DEADLINE = "x-citadel-deadline-ms"
+NOT_KEPT = 501  # these gateways have no database
 
 
 def fixed(examples):
@@ -53,7 +54,10 @@ async def described():
         {"auth": {"keys_file": "none"}, "models": {"phi3": {"upstreams": [{"url": "http://[::1]:1"}]}}}
     )
     state = GatewayState(config, lambda: KeyRing([]), Metrics("1"), LogWriter(2), instance="1", version=__version__)
-    return build_fastapi(state).openapi()
+    document = build_fastapi(state).openapi()
+    # What wants a database is tried where there is one: tests/integration/test_admin_api.py.
+    document["paths"] = {path: found for path, found in document["paths"].items() if not path.startswith("/admin/")}
+    return document
 
 
 DOCUMENT = asyncio.run(described())
@@ -109,7 +113,9 @@ def alone(tmp_path_factory):
 
 
 def test_the_document_is_the_one_that_is_served(gateway):
-    assert requests.get(f"{gateway.url}/openapi.json", timeout=10).json() == DOCUMENT
+    served = requests.get(f"{gateway.url}/openapi.json", timeout=10).json()
+    assert {path: found for path, found in served["paths"].items() if path in DOCUMENT["paths"]} == DOCUMENT["paths"]
+    assert served["components"] == DOCUMENT["components"]
 
 
 @pytest.mark.parametrize("key", [KEY], ids=["a key"])
@@ -121,7 +127,10 @@ def test_every_answer_is_one_that_the_document_knows(case, gateway, key):
         case.headers[DEADLINE] = "60000"  # a shorter one is a 504, as it was asked for
     answer = case.call(gateway.url, headers=headers)
     # What a body means is the engine's to say: the gateway passes on what it does not know, and vLLM is lenient.
-    case.validate_response(answer, headers=headers, excluded_checks=[negative_data_rejection])
+    checks = [negative_data_rejection]
+    if answer.status_code == NOT_KEPT:
+        checks.append(not_a_server_error)
+    case.validate_response(answer, headers=headers, excluded_checks=checks)
 
 
 @pytest.mark.parametrize("authorization", WITHOUT.values(), ids=WITHOUT)
@@ -142,4 +151,4 @@ def test_while_no_engine_answers_the_answer_is_one_that_the_document_knows(case,
     headers = {"authorization": f"Bearer {key}"}
     answer = case.call(alone.url, headers=headers)
     case.validate_response(answer, headers=headers, excluded_checks=[not_a_server_error])
-    assert answer.status_code < 500 or answer.status_code == 503
+    assert answer.status_code < 500 or answer.status_code in (NOT_KEPT, 503)

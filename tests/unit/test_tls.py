@@ -18,12 +18,15 @@ from waiting import in_time, until
 CHAT = b'{"model": "phi3", "messages": [{"role": "user", "content": "Hello"}]}'
 
 
-def make_pair(folder, name="localhost"):
+EC, RSA = ("ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"), ("rsa:2048",)
+
+
+def make_pair(folder, name="localhost", kind=EC):
     """A self-signed certificate and its key."""
     folder.mkdir(exist_ok=True)
     subprocess.run(
         [
-            *["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"],
+            *["openssl", "req", "-x509", "-newkey", *kind, "-nodes"],
             *["-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}", "-days", "2"],
             *["-keyout", folder / "key.pem", "-out", folder / "certificate.pem"],
         ],
@@ -113,16 +116,26 @@ async def test_a_caller_that_speaks_http_to_the_https_port_gets_nothing(start, s
         writer.close()
 
 
-async def test_a_reload_takes_the_new_certificate_and_keeps_the_connections(start, secured, pair):
+@pytest.mark.parametrize("kind", [EC, RSA], ids=["same type of key", "another type of key"])
+async def test_a_reload_takes_the_new_certificate_and_keeps_the_connections(start, secured, pair, kind):
     async with start() as gateway, Secured(secured, pair) as kept:
         before = kept.serial
-        make_pair(pair[0].parent)
+        make_pair(pair[0].parent, kind=kind)
         os.kill(os.getpid(), signal.SIGHUP)
         await gateway.logged("certificate_reloaded")
         async with Secured(secured, pair) as fresh:
             assert fresh.serial != before
             assert await fresh.chat() == b"HTTP/1.1 200 OK"
         assert await kept.chat() == b"HTTP/1.1 200 OK"
+
+
+async def test_a_caller_that_names_no_server_gets_the_certificate_too(start, secured, pair):
+    async with start():
+        context = ssl.create_default_context(cafile=str(pair[0]))
+        context.check_hostname = False
+        _, writer = await in_time(asyncio.open_connection(*secured.getsockname(), ssl=context, server_hostname=""))
+        assert writer.get_extra_info("peercert")["subject"] == ((("commonName", "localhost"),),)
+        writer.close()
 
 
 async def test_a_bad_certificate_leaves_the_good_one_in_force(start, secured, pair, tmp_path):

@@ -27,6 +27,25 @@ options:
     description: Redis' ACL file, derived from the other one and the rules.
     type: path
     required: true
+  observer:
+    description:
+      - A second user, for what watches Redis, C(user), with C(rules) as above, and C(environment), a file with
+        REDIS_USER and REDIS_PASSWORD as systemd reads them, for root alone.
+    type: dict
+    suboptions:
+      user:
+        description: Its name.
+        type: str
+        required: true
+      rules:
+        description: What it may do.
+        type: list
+        elements: str
+        required: true
+      environment:
+        description: The file with its password, made if it is missing or can't be used.
+        type: path
+        required: true
   group:
     description: Group of both files, which may read them.
     type: str
@@ -85,6 +104,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 SERVER = Path("/usr/bin/redis-server")
 MODE = 0o640
+MODE_ENVIRONMENT = 0o600
 
 
 def read_password(path: Path, user: str) -> str:
@@ -96,27 +116,39 @@ def read_password(path: Path, user: str) -> str:
         return ""
 
 
-def acl_text(user: str, password: str, rules: list[str]) -> str:
-    digest = hashlib.sha256(password.encode()).hexdigest()
-    return f"user default reset off\nuser {user} reset on #{digest} {' '.join(rules)}\n"
+def read_environment(path: Path, user: str) -> str:
+    """The password of the user in a file of an environment; empty where there is none that can be used."""
+    try:
+        found = dict(line.split("=", 1) for line in path.read_text().splitlines())
+        return found["REDIS_PASSWORD"] if found["REDIS_USER"] == user else ""
+    except (OSError, ValueError, KeyError):
+        return ""
 
 
-def as_it_should_be(path: Path, text: str, gid: int | None) -> bool:
+def acl_text(accounts: list[tuple[str, str, list[str]]]) -> str:
+    """The ACL file of (user, password, rules)."""
+    lines = ["user default reset off"]
+    for user, password, rules in accounts:
+        lines.append(f"user {user} reset on #{hashlib.sha256(password.encode()).hexdigest()} {' '.join(rules)}")
+    return "\n".join(lines) + "\n"
+
+
+def as_it_should_be(path: Path, text: str, gid: int | None, mode: int) -> bool:
     try:
         status = path.stat()
-        return path.read_text() == text and (status.st_uid, status.st_gid, status.st_mode & 0o7777) == (0, gid, MODE)
+        return path.read_text() == text and (status.st_uid, status.st_gid, status.st_mode & 0o7777) == (0, gid, mode)
     except OSError:
         return False
 
 
-def write(path: Path, text: str, gid: int) -> None:
+def write(path: Path, text: str, gid: int, mode: int) -> None:
     """Replace the file in one step; its text is never readable by others, not for a moment."""
     handle, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "w") as file:
             file.write(text)
         os.chown(partial, 0, gid)
-        os.chmod(partial, MODE)
+        os.chmod(partial, mode)
         os.replace(partial, path)
     except BaseException:
         Path(partial).unlink(missing_ok=True)
@@ -149,6 +181,14 @@ def main() -> None:
             "rules": {"type": "list", "elements": "str", "required": True},
             "credentials": {"type": "path", "required": True, "no_log": False},
             "acl": {"type": "path", "required": True},
+            "observer": {
+                "type": "dict",
+                "options": {
+                    "user": {"type": "str", "required": True},
+                    "rules": {"type": "list", "elements": "str", "required": True},
+                    "environment": {"type": "path", "required": True},
+                },
+            },
             "group": {"type": "str", "required": True},
             "unit": {"type": "str", "required": True},
             "distribution_unit": {"type": "str", "required": True},
@@ -166,20 +206,27 @@ def main() -> None:
     password = read_password(credentials, user)
     made = not password
     password = password or secrets.token_urlsafe(32)
-    wanted = {
-        credentials: json.dumps({"user": user, "password": password}) + "\n",
-        acl: acl_text(user, password, rules),
-    }
-    changing = [path for path, text in wanted.items() if not as_it_should_be(path, text, gid)]
+    accounts = [(user, password, rules)]
+    wanted = {credentials: (json.dumps({"user": user, "password": password}) + "\n", gid, MODE)}
+    if observer := module.params["observer"]:
+        environment = Path(observer["environment"])
+        its = read_environment(environment, observer["user"])
+        made = made or not its
+        its = its or secrets.token_urlsafe(32)
+        accounts.append((observer["user"], its, observer["rules"]))
+        text = f"REDIS_USER={observer['user']}\nREDIS_PASSWORD={its}\n"
+        wanted[environment] = (text, 0, MODE_ENVIRONMENT)
+    wanted[acl] = (acl_text(accounts), gid, MODE)
+    changing = [path for path, entry in wanted.items() if not as_it_should_be(path, *entry)]
     if not module.check_mode and gid is not None:
         try:
             for path in changing:
-                write(path, wanted[path], gid)
+                write(path, *wanted[path])
         except OSError as error:
             module.fail_json(msg=f"{error.strerror}: {error.filename}; the role `tree` makes the folder: --tags tree")
     module.exit_json(
         changed=bool(changing),
-        acl_digest="" if made and module.check_mode else hashlib.sha256(wanted[acl].encode()).hexdigest(),
+        acl_digest="" if made and module.check_mode else hashlib.sha256(wanted[acl][0].encode()).hexdigest(),
         installed=SERVER.exists(),
         distribution_instance=runs_or_would(module, module.params["distribution_unit"]),
         outdated=runs_what_is_gone(module, module.params["unit"]),

@@ -136,6 +136,25 @@ def test_the_password_is_known_to_the_group_alone_and_in_no_other_place(host, si
     assert (acl.user, acl.group, oct(acl.mode)) == ("root", site["citadel_group"], "0o640")
 
 
+def test_what_watches_redis_has_a_user_that_sees_no_key(host, site):
+    environment = host.file(f"{site['citadel_root']}/config/secrets/redis-metrics.env")
+    assert (environment.user, environment.group, oct(environment.mode)) == ("root", "root", "0o600")
+    account = "/tmp/citadel-test-observer.json"
+    made = (
+        "import json,sys; f=dict(l.split('=',1) for l in open(sys.argv[1]).read().split()); "
+        "json.dump({'user': f['REDIS_USER'], 'password': f['REDIS_PASSWORD']}, open(sys.argv[2], 'w'))"
+    )
+    try:
+        host.check_output("python3 -c %s %s %s", made, environment.path, account)
+        asked = json.dumps([["INFO", "server"], ["GET", "citadel:x"], ["KEYS", "*"], ["SLOWLOG", "GET"]])
+        said = json.loads(host.check_output("python3 -c %s %s %s %s", SPEAK, account, SOCKET, asked))
+    finally:
+        host.run(f"rm -f {account}")
+    assert said[0] == "+OK"
+    assert said[1].startswith("# Server")
+    assert [reply.split()[0] for reply in said[2:]] == ["-NOPERM"] * 3
+
+
 def test_memory_is_bounded_and_old_answers_make_room(host, show, site, role):
     config = host.file(f"{site['citadel_root']}/config/redis.conf").content_string
     assert f"\nmaxmemory {role['cache_memory_mb']}mb\n" in config

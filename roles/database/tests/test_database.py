@@ -163,7 +163,35 @@ def test_what_the_product_asks_takes_less_than_a_tenth_of_a_second(gateway):
     assert max(took.values()) < 100, took
 
 
-def test_the_partitions_are_looked_at_every_day(host):
-    timer = host.service("citadel-database.timer")
+@pytest.mark.parametrize("name", ["citadel-database.timer", "citadel-backup.timer"])
+def test_the_partitions_are_looked_at_and_a_backup_is_made_every_day(host, name):
+    timer = host.service(name)
     assert timer.is_running
     assert timer.is_enabled
+
+
+def test_backups_are_the_service_users_alone(host, site):
+    folder = host.file(f"{site['citadel_root']}/data/backups")
+    assert (folder.user, folder.group, folder.mode) == (site["citadel_user"], site["citadel_group"], 0o700)
+
+
+def test_a_backup_is_made_by_the_gateways_user_and_is_whole(host, run_as, site, credentials):
+    newest = host.check_output(f"ls -td {site['citadel_root']}/src/releases/[0-9]*").split("\n")[0]
+    script = "import sys; sys.path.insert(0, sys.argv.pop(1)); from citadel_llm.cli import main; sys.exit(main())"
+    folder = f"{site['citadel_root']}/data/backups"
+    words = ["-c", script, newest, "database", "backup", "--to", folder, "--config", f"{site['citadel_root']}/config"]
+    said = run_as(site["citadel_user"], *words, "--credentials", credentials, "--json")
+    assert said.rc == 0, said.stdout + said.stderr
+    made = json.loads(said.stdout)
+    held = host.check_output(f"tar -tzf {made['backup']}/config.tar.gz").split()
+    assert "config/models/" in held
+    assert [name for name in held if "secrets" in name] == []
+    assert made["tables"] >= len(TABLES)
+    host.check_output(f"rm -r {made['backup']}")
+
+
+@pytest.mark.parametrize("name", ["citadel-database.service", "citadel-backup.service"])
+def test_what_runs_daily_is_hardened_and_leaves_no_core(host, name):
+    assert host.check_output(f"systemctl show --value -p LimitCORE {name}") == "0"
+    overall = host.run(f"systemd-analyze security --no-pager --threshold=40 {name}")
+    assert overall.succeeded, overall.stdout[-300:]

@@ -1,5 +1,6 @@
 """One OpenAI-compatible door to every model: instances behind one socket, keys, correlation ids, health, metrics."""
 
+import itertools
 import json
 import re
 import ssl
@@ -72,12 +73,25 @@ def test_the_instances_are_hardened(host, units):
         assert overall.succeeded, f"{unit}: {exposed:.1f}\n{overall.stdout[-400:]}"
 
 
-def test_a_key_is_nowhere_on_the_host_in_plain(host, site, key, units):
+def test_what_digests_the_keys_is_open_to_the_service_and_to_nobody_else(host, site, role):
+    pepper = host.file(f"{site['citadel_root']}/config/secrets/gateway-pepper")
     digests = host.file(f"{site['citadel_root']}/config/secrets/gateway-keys.json")
-    assert (digests.user, digests.group, oct(digests.mode)) == ("root", site["citadel_group"], "0o640")
+    there, gone = (pepper, digests) if role["gateway_database"] else (digests, pepper)
+    assert (there.user, there.group, oct(there.mode)) == ("root", site["citadel_group"], "0o640")
+    assert not gone.exists
+
+
+def test_who_may_call_is_kept_on_disk_for_a_start_without_the_database(host, site, role):
+    if role["gateway_database"]:
+        kept = host.file(f"{site['citadel_root']}/var/identity.json")
+        assert (kept.user, oct(kept.mode)) == (site["citadel_user"], "0o600")
+        assert json.loads(kept.content_string)["keys"]
+
+
+def test_a_key_is_nowhere_on_the_host_in_plain(host, site, key, units):
     # Only its first letters go to the host: a key in a command line would be the very leak that is looked for.
     root = site["citadel_root"]
-    places = f"/etc /run/citadel-gateway {root}/config {root}/src /var/log /var/lib/systemd"
+    places = f"/etc /run/citadel-gateway {root}/config {root}/src {root}/var /var/log /var/lib/systemd"
     alike = host.run(f"grep -rahoE -e '{re.escape(key[:4])}[A-Za-z0-9_-]{{16,}}' {places} 2>/dev/null").stdout
     assert key not in alike
     for unit in units:
@@ -177,6 +191,21 @@ def test_the_correlation_id_is_in_the_answer_and_in_the_log(host, caller, writer
     assert entry["completion_tokens"] >= 1
 
 
+def test_answers_of_all_instances_tell_one_count_of_what_is_left(host, site, caller, writers):
+    """Whichever instance answers: what is left falls by each request."""
+    body = {"model": writers[0]["name"], "prompt": "Hello"}
+    left = []
+    for _ in range(8):
+        # A connection of its own for each, so that the kernel hands them to all instances.
+        answer = caller.post("/tokenize", json=body, headers={"connection": "close"})
+        assert answer.status_code == 200
+        assert answer.headers["x-ratelimit-limit-tokens"]
+        left.append(int(answer.headers["x-ratelimit-remaining-requests"]))
+    assert all(one > other for one, other in itertools.pairwise(left))
+    table = host.file("/run/citadel-gateway/limits-1")
+    assert (table.user, table.group, table.mode) == (site["citadel_user"], site["citadel_group"], 0o600)
+
+
 def test_its_metrics_count_over_all_instances(caller, client, writers):
     model = writers[0]["name"]
     pattern = rf'^citadel_gateway_requests_total\{{model="{model}",route="/tokenize",status="200"\}} (\S+)$'
@@ -239,3 +268,34 @@ def test_a_certificate_of_the_hosts_own_is_renewed_by_a_timer(host, role, truste
     if not role["gateway_certificate"]:
         assert host.service("citadel-certificate.timer").is_enabled
         assert host.service("citadel-certificate.timer").is_running
+
+
+# -- the audit log ----------------------------------------------------------------------------
+
+
+def test_the_journal_of_the_audit_log_is_the_services_alone(host, site, role):
+    folder = f"{site['citadel_root']}/var/spool/audit"
+    found = host.file(folder)
+    assert (found.user, found.group, oct(found.mode)) == (site["citadel_user"], site["citadel_group"], "0o700")
+    journals = host.check_output(f"find {folder} -mindepth 1 -maxdepth 1 -type d -printf '%m %u %f\\n'").splitlines()
+    assert journals, "every instance has one"
+    assert {tuple(line.split()[:2]) for line in journals} == {("700", site["citadel_user"])}
+
+
+def test_a_request_is_in_the_audit_log_a_moment_later_and_what_was_said_is_not(caller, client, writers):
+    model = writers[0]["name"]
+    named = f"audit-{uuid.uuid4()}"
+    answer = caller.post("/v1/chat/completions", json=completion(model), headers={"x-request-id": named})
+    assert answer.status_code == 200, answer.text
+    end = time.monotonic() + 15
+    while not (rows := caller.get("/admin/v1/audit", params={"request_id": named}).json()["data"]):
+        assert time.monotonic() < end, client.get("/health").json()["audit"]
+        time.sleep(0.1)
+    (row,) = rows
+    assert (row["kind"], row["action"], row["model"], row["outcome"]) == ("request", "chat.completions", model, "ok")
+    assert row["completion_tokens"] == answer.json()["usage"]["completion_tokens"]
+    assert (row["content_policy"], row["content"]) == ("none", None)
+
+
+def test_nobody_unknown_reads_the_audit_log(client):
+    assert client.get("/admin/v1/audit").status_code == 401

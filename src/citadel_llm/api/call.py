@@ -56,6 +56,7 @@ class Call(Reply, Protocol):
     headers: Headers
     client: str | None  # the caller's address
     exchange: Listener | None  # set by the handler: told when the caller hangs up once its body was read
+    before_end: Callable[[], None] | None  # set by the handler: called just before the answer's last bytes go out
 
     async def body(self, limit: int) -> bytes:
         """The whole body. Raises TooLarge, and CallerGone where the caller hung up amid it."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import FastAPI
@@ -10,6 +11,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from citadel_llm.api.identity.guard import SECURITY
 from citadel_llm.api.routes.kinds import ENDPOINTS
 from citadel_llm.api.routes.limits import MAX_DEADLINE_MS
 from citadel_llm.api.routes.schemas import (
@@ -58,16 +60,28 @@ _PARAMETERS: dict[str, tuple[dict[str, Any], str]] = {
         _TEXT,
         "`explain` has the answer tell, in a header of this name, why it came from where it did",
     ),
+    "x-citadel-retrieval": (_TEXT, "`optional` lets a request with `file_search` go on without it where that is away"),
     "x-citadel-cache": (_TEXT, "`allow` lets the answer come from the cache though the request does not determine it"),
+}
+
+_RATE_LIMITS = {
+    f"x-ratelimit-{word}-{what}": text
+    for what in ("requests", "tokens")
+    for word, text in (
+        ("limit", "The tightest bound, a minute"),
+        ("remaining", "What is left of it"),
+        ("reset", "How long until all of it is back, as `6ms` or `1m0s`"),
+    )
 }
 
 _ERRORS = {
     400: "The body is not valid, asks for more than the model's context, or names a model of another kind",
-    401: "No key, or one that is not known",
+    401: "No key or password, or one that is not known",
+    403: "The caller lacks the permission for this, or for this model",
     404: "There is no such model",
     408: "The body did not arrive in time",
     413: "The body is too large",
-    429: "The model's queue is full; see Retry-After",
+    429: "The model's queue is full, or too many passwords were wrong; see Retry-After",
     502: "The engine broke off or sent nonsense",
     503: "The model is down, starting, being taken out of service or too busy to answer in time; see Retry-After",
     504: "The model did not answer in time, or not before the request's own deadline",
@@ -81,6 +95,7 @@ def install_openapi(app: FastAPI) -> None:
         if app.openapi_schema is None:
             schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
             _drop_fastapis_own_refusal(schema)
+            _secure(schema)
             _add_hot_path(schema)
             app.openapi_schema = schema
         return app.openapi_schema
@@ -98,6 +113,7 @@ class _Operation:
     answer: type[BaseModel]
     description: str = ""
     events: str = ""  # an example of its stream
+    errors: Mapping[int, str] = field(default_factory=dict)  # beside those that all have
 
 
 _CHAT_EVENTS = 'data: {"choices": [{"delta": {"content": "Hel"}}]}\n\ndata: [DONE]\n\n'
@@ -122,9 +138,12 @@ _OPERATIONS = {
         "Respond to input",
         ResponseRequest,
         ResponseObject,
-        "OpenAI's responses API without its memory: nothing is kept, so that `previous_response_id` and `background` "
-        "are refused, and a response is not to be found by its id later.",
+        "With `previous_response_id` or `conversation` it follows what was said before. `x-citadel-stored` says "
+        "whether the response was kept; where that is impossible, a request that asks for it is refused "
+        "(501 `not_kept`), or told to try again (503), and one that does not is answered all the same. Nothing runs in "
+        "the `background`.",
         _RESPONSE_EVENTS,
+        {501: "Something is to be kept or found again, and nothing is kept here"},
     ),
     "/v1/messages": _Operation(
         "createMessage",
@@ -159,6 +178,14 @@ def _drop_fastapis_own_refusal(schema: dict[str, Any]) -> None:
         schema.get("components", {}).get("schemas", {}).pop(name, None)
 
 
+def _secure(schema: dict[str, Any]) -> None:
+    """Say of each endpoint of the admin API that it wants to know who calls."""
+    for path, operations in schema["paths"].items():
+        if path.startswith("/admin/"):
+            for operation in operations.values():
+                operation.setdefault("security", SECURITY)
+
+
 def _add_hot_path(schema: dict[str, Any]) -> None:
     shapes: list[type[BaseModel]] = [ErrorBody]
     for operation in _OPERATIONS.values():
@@ -171,6 +198,7 @@ def _add_hot_path(schema: dict[str, Any]) -> None:
     components["securitySchemes"] = {
         "bearer": {"type": "http", "scheme": "bearer"},
         "api_key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+        "basic": {"type": "http", "scheme": "basic"},
     }
     for path, operation in _OPERATIONS.items():
         schema["paths"][path] = {"post": _described(operation, named_events=ENDPOINTS[path].named_events)}
@@ -204,7 +232,7 @@ def _described(operation: _Operation, *, named_events: bool) -> dict[str, Any]:
         "summary": operation.summary,
         "description": operation.description,
         "operationId": operation.operation_id,
-        "security": [{"bearer": []}, {"api_key": []}],
+        "security": SECURITY,
         "parameters": [
             {"name": name, "in": "header", "required": False, "schema": shape, "description": text}
             for name, (shape, text) in _PARAMETERS.items()
@@ -219,10 +247,11 @@ def _described(operation: _Operation, *, named_events: bool) -> dict[str, Any]:
                     "x-citadel-fallback": {**header, "description": "`from=MODEL`, where another one answered"},
                     "x-citadel-route": header,
                     "x-citadel-cache": {"schema": {"enum": ["hit", "miss", "store", "bypass"]}, "required": True},
+                    **{name: {**header, "description": text} for name, text in _RATE_LIMITS.items()},
                 },
                 "content": content,
             },
-            **{str(status): _refusal(status, text) for status, text in _ERRORS.items()},
+            **{str(status): _refusal(status, text) for status, text in {**_ERRORS, **operation.errors}.items()},
         },
     }
 

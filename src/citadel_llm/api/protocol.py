@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import httptools
@@ -32,6 +32,7 @@ class _Call:
     """One request of the hot path; implements `Call`."""
 
     exchange: Listener | None = None
+    before_end: Callable[[], None] | None = None
     more_body = True
     disconnected = response_started = response_complete = False
     _body: bytes | list[bytes] = b""
@@ -122,6 +123,8 @@ class _Call:
         head = self._head(status, headers, len(body))
         if self._chunked or self._left != len(body):
             raise RuntimeError("an answer that differs from its length")
+        if self.before_end is not None:
+            self.before_end()
         if len(body) < HIGH_WATER_LIMIT:
             protocol.transport.write(head + body)
         else:
@@ -149,6 +152,8 @@ class _Call:
         self._left -= len(data)
         if self._left < 0:
             raise RuntimeError("an answer that is longer than its length")
+        if not self._left and self.before_end is not None:
+            self.before_end()
         protocol.transport.write(data)
 
     async def end(self, data: bytes = b"") -> None:
@@ -160,6 +165,8 @@ class _Call:
         if self.disconnected:
             return
         if self._chunked:
+            if self.before_end is not None:
+                self.before_end()
             self._protocol.transport.write(b"0\r\n\r\n")
         elif self._left:
             raise RuntimeError("an answer that is shorter than its length")

@@ -142,7 +142,7 @@ async def serve(
 
 
 def _status(state: GatewayState) -> str:
-    return f"serving {len(state.models)} models, {len(state.keys)} keys"
+    return f"serving {len(state.models)} models, {len(state.callers)} keys"
 
 
 async def _feed(notifier: Notifier, interval_s: float) -> None:

@@ -5,16 +5,35 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from random import Random
+from typing import TYPE_CHECKING
 
+from citadel_llm.api.audit.audit import build_audit
+from citadel_llm.api.errors import ApiError
+from citadel_llm.api.files.build import build_files
+from citadel_llm.api.identity.build import Identity
+from citadel_llm.api.identity.principal import Principal
+from citadel_llm.api.limits.bounds import BoundsTable
+from citadel_llm.api.limits.catchup import CatchUp
+from citadel_llm.api.limits.limiter import Limiter
+from citadel_llm.api.limits.table import Table
 from citadel_llm.api.middleware.exchange import Sweeper
+from citadel_llm.api.routes.semantic import build_semantic
+from citadel_llm.api.tracing.tracer import build_tracer
+from citadel_llm.api.upstream.drains import Drains
 from citadel_llm.api.upstream.engine import Engine
 from citadel_llm.api.upstream.model import ServedModel, build_models
 from citadel_llm.api.upstream.prober import Prober
 from citadel_llm.integration.cache.build import build_cache, build_flights
+from citadel_llm.integration.database.build import build_database
 from citadel_llm.integration.metrics import Metrics
+from citadel_llm.integration.vector.build import build_vector
 from citadel_llm.utils.config import Config, ConfigError
+from citadel_llm.utils.cost import model_hour, prices_of
 from citadel_llm.utils.keys import KeyRing
 from citadel_llm.utils.logging import LogWriter
+
+if TYPE_CHECKING:
+    from citadel_llm.api.identity.directory import Directory
 
 __all__ = ["GatewayState"]
 
@@ -40,14 +59,49 @@ class GatewayState:
         self.instance = instance
         self.version = version
         self.draining = False  # this instance is about to stop: callers are told to reconnect
-        self.keys = load_keyring()
+        self.bounds: BoundsTable = {}
         self._load_keyring = load_keyring
         self._loop = asyncio.get_running_loop()
         self.rng = rng or Random()  # noqa: S311 — chooses replicas, not secrets
         self.models = build_models(config, self._loop, self, self.rng)
-        self.prober = Prober(self.models.values(), config.probe, self._engine_changed)
+        self.drains = Drains(config.server.drained_folder)
+        self.prober = Prober(self.models.values(), config.probe, self.drains, self._engine_changed)
         self.cache = build_cache(config.cache, metrics.cache, self._cache_changed)
         self.flights = build_flights(config.cache)
+        self.vector = build_vector(config.vector, metrics.vector, self._vector_changed)
+        self.database = build_database(config.database, self._database_changed, metrics.database)
+        self.limiter = Limiter(
+            Table(config.limits.table_file),
+            config.limits,
+            lambda: self.bounds,
+            metrics,
+            CatchUp(self.database) if self.database is not None else None,
+        )
+        self.identity = Identity(
+            config,
+            load_keyring(),
+            self.database,
+            self.cache.redis if self.cache is not None else None,
+            on_loaded=self._identities_read,
+            on_seen=metrics.identities_seen,
+            log=log,
+        )
+        self.callers = self.identity.callers
+        prices = prices_of(config)
+        hours = {name: model_hour(config.cost, config.models[name]) for name in prices if config.cost is not None}
+        metrics.business.begin(config.models, prices, hours)
+        self.audit = build_audit(
+            config.audit, self.database, metrics.audit, log.event, instance=instance, prices=prices
+        )
+        self.files = build_files(self)
+        self.semantic = build_semantic(self)
+        self.tracer = build_tracer(config.tracing, metrics, log, self.rng, version=version, instance=instance)
+        for name, model in self.models.items():
+            metrics.expect(name, [engine.url for engine in model.engines], model.config.fallback)
+        if self.database is not None:
+            metrics.database_up.set(0)
+        if self.cache is not None:
+            metrics.cache.up.set(0)
         self.sweeper = Sweeper(config.limits.retry_after_s, self._tick)
         self._gauges = [
             (model, metrics.in_flight.labels(name), metrics.queued.labels(name)) for name, model in self.models.items()
@@ -62,27 +116,83 @@ class GatewayState:
         self.sweeper.start(self._loop)
         if self.cache is not None:
             self.cache.redis.start()
+        if self.vector is not None:
+            await self.vector.prepare()
+        if self.database is not None:
+            await self.database.start()
+            await self.identity.start()
+        if self.audit is not None:
+            self.audit.start()
         await self.prober.start()
+        if self.files is not None:
+            await self.files.start()
+        if self.semantic is not None:
+            self.semantic.start()
 
     async def stop(self) -> None:
         """End the watching and close what is open."""
+        if self.files is not None:
+            await self.files.stop()
+        if self.semantic is not None:
+            await self.semantic.stop()
         self.sweeper.stop()
         await self.prober.stop()
+        await self.identity.stop()
         if self.cache is not None:
             await self.cache.redis.stop()
+        if self.audit is not None:
+            await self.audit.stop()
+        if self.vector is not None:
+            await self.vector.close()
+        if self.database is not None:
+            await self.database.stop()
         for model in self.models.values():
             for engine in model.engines:
                 engine.close_idle()
+        if self.tracer is not None:
+            await self.tracer.stop()
+        self.limiter.table.close()
         self.metrics.close()
+
+    def identify(self, authorization: bytes | None, client: str | None = None) -> Principal | None:
+        """Whoever sent a request with this header, from this address; None where that takes `verify`.
+
+        Raises ApiError 401, and 503 where nobody may ask now.
+        """
+        audit = self.audit
+        try:
+            principal = self.callers.identify(authorization)
+        except ApiError as refusal:
+            self.metrics.refused_caller(refusal.code)
+            if audit is not None:
+                audit.refused(refusal.code, client)
+            raise
+        if audit is not None and audit.closed:
+            raise audit.refusal()
+        return principal
+
+    async def verify(self, authorization: bytes | None, client: str | None) -> Principal:
+        """Whoever sent a request with this header, from this address. Raises ApiError 401 and 429."""
+        principal = self.identify(authorization, client)
+        if principal is not None:
+            return principal
+        assert authorization is not None  # noqa: S101 — none is refused
+        try:
+            return await self.callers.verify(authorization, client)
+        except ApiError as refusal:
+            self.metrics.refused_caller(refusal.code)
+            if self.audit is not None:
+                self.audit.refused(refusal.code, client)
+            raise
 
     def reload_keys(self) -> bool:
         """Read the keys again; where that fails, the old ones stay in force."""
         try:
-            self.keys = self._load_keyring()
+            self.identity.reload(self._load_keyring())
         except ConfigError as error:
             self.log.event("error", "keys_not_reloaded", message=str(error))
             return False
-        self.log.event("info", "keys_reloaded", count=len(self.keys))
+        self.log.event("info", "keys_reloaded", count=len(self.callers))
         return True
 
     def engine_failed(self, model: ServedModel, engine: Engine, error: str) -> None:
@@ -104,17 +214,33 @@ class GatewayState:
         self.metrics.cache.up.set(int(up))
         self.log.event("info" if up else "warning", "cache_state", up=up, error=reason or None)
 
+    def _identities_read(self, directory: Directory) -> None:
+        self.bounds = directory.bounds
+
+    def _vector_changed(self, up: bool, reason: str) -> None:
+        self.metrics.vector.up.set(int(up))
+        self.log.event("info" if up else "warning", "vector_state", up=up, error=reason or None)
+
+    def _database_changed(self, up: bool, reason: str) -> None:
+        if up:
+            self.identity.wake()
+        self.metrics.database_up.set(int(up))
+        self.log.event("info" if up else "warning", "database_state", up=up, error=reason or None)
+
     def publish(self) -> None:
         """Bring the metrics up to date."""
         for model, in_flight, queued in self._gauges:
             in_flight.set(model.in_flight)
             queued.set(model.admission.waiting)
+        if self.audit is not None:
+            self.audit.publish()
         self.metrics.flush()
 
     def _tick(self) -> None:
         self.prober.look_at_markers()
         for model in self.models.values():
             model.tick()
+        self.limiter.tick()
         self.publish()
 
     def _engine_changed(self, model: ServedModel, engine: Engine) -> None:

@@ -14,10 +14,20 @@ __all__ = ["main"]
 DEFAULT_CONFIG = "/opt/citadel/config/citadel.yaml"
 
 _VERBS = {
+    "audit": "show what was done, by whom; verify that no row of it was changed",
     "config": "check a configuration file",
+    "console": "serve the console's page on a host of its own",
     "database": "bring the database's schema forward or back, check it",
+    "evaluate": "ask models questions, and tell how many they answer rightly",
     "gateway": "run one gateway instance",
+    "identity": "bring the keys that the site declares into the database",
+    "keys": "list, make, rotate and revoke keys",
+    "limits": "show and set how much keys, users, models and everyone may use",
+    "roles": "list, make, change and delete roles",
     "status": "show what the gateway says of every model",
+    "usage": "show how much was used",
+    "users": "list, make, change and disable users",
+    "vector": "see and search vector stores; re-embed, back up and bring back collections",
 }
 
 

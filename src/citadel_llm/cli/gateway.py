@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     from citadel_llm.api.state import GatewayState  # noqa: PLC0415
     from citadel_llm.integration.metrics import Metrics  # noqa: PLC0415
     from citadel_llm.utils.config import ConfigError, load_config  # noqa: PLC0415
-    from citadel_llm.utils.keys import load_keys  # noqa: PLC0415
+    from citadel_llm.utils.keys import KeyRing, load_keys  # noqa: PLC0415
     from citadel_llm.utils.logging import LogWriter  # noqa: PLC0415
     from citadel_llm.utils.monitoring import Notifier, inherited_sockets  # noqa: PLC0415
 
@@ -44,9 +44,13 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         config = load_config(arguments.config)
         sockets = inherited_sockets(os.environ) or [_listen(arguments.host, arguments.port)]
-        metrics = Metrics(arguments.instance, os.environ.get("PROMETHEUS_MULTIPROC_DIR"))
-        keys_file = Path(config.auth.keys_file)
-        load_keys(keys_file)
+        metrics = Metrics(arguments.instance, os.environ.get("PROMETHEUS_MULTIPROC_DIR"), __version__)
+        keys_file = Path(config.auth.keys_file) if config.auth.keys_file else None
+
+        def load_keyring() -> KeyRing:
+            return load_keys(keys_file) if keys_file else KeyRing([])
+
+        load_keyring()
         log.start()
         host, port = sockets[0].getsockname()[:2]
         log.event("info", "starting", address=host, port=port)
@@ -58,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
             serve(
                 lambda: GatewayState(
                     config,
-                    lambda: load_keys(keys_file),
+                    load_keyring,
                     metrics,
                     log,
                     instance=arguments.instance,

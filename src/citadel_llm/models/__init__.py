@@ -44,13 +44,14 @@ class Profile:
 class EmbeddingProfile:
     """What an embedding model is: it answers with vectors of `dimensions` numbers, and has no chat format.
 
-    `context` is the most tokens that it takes.
+    `context` is the most tokens that it takes; `distance` is how alike two of its vectors are, by Qdrant's name.
     """
 
     family: str
     architecture: str
     dimensions: int
     context: int
+    distance: str = "Cosine"
 
 
 def profile(name: str) -> dict[str, Any]:

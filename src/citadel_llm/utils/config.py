@@ -21,22 +21,30 @@ from msgspec import Meta
 
 __all__ = [
     "AUTO",
+    "Audit",
     "Auto",
     "Balance",
     "Breaker",
     "Cache",
     "Config",
     "ConfigError",
+    "Console",
+    "Cost",
+    "Database",
     "Ejection",
     "Feature",
+    "Files",
     "Limits",
     "Model",
     "Policy",
     "Probe",
     "Retry",
+    "Semantic",
+    "Sessions",
     "Timeouts",
     "Tls",
     "Upstream",
+    "Vector",
     "load_config",
     "parse_config",
 ]
@@ -45,8 +53,12 @@ AUTO = "auto"  # the name under which a caller leaves the choice of the model to
 
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
+Bound = Annotated[int, Meta(ge=0, le=1_000_000_000_000)]
 Port = Annotated[int, Meta(ge=1, le=65_535)]
 Share = Annotated[float, Meta(ge=0, le=1)]
+Latency = Annotated[float, Meta(ge=0, le=86_400_000)]
+Money = Annotated[float, Meta(ge=0, le=1e12)]
+Rate = Annotated[float, Meta(gt=0, le=1e9)]
 
 type Policy = Literal["least_outstanding", "prefix", "session"]
 type Feature = Literal["tools", "images", "response_format"]
@@ -85,6 +97,18 @@ class Limits(_Section, frozen=True, kw_only=True):
     # then take at most about twice as long as without a queue.
     wait_factor: Annotated[float, Meta(gt=0, le=1000)] = 0.9
     retry_after_s: Annotated[int, Meta(ge=1, le=3600)] = 5  # told to callers where nothing better is known
+    # Of each key that nobody set others for; null is no bound.
+    default_requests_per_minute: Bound | None = 60_000
+    default_tokens_per_minute: Bound | None = 100_000_000
+    default_concurrent_requests: Bound | None = 4096
+    # What was used, in memory that the host's instances share: a file in a folder that is in memory; none: alone.
+    table_file: str | None = None
+    hosts: Annotated[int, Meta(ge=1, le=1000)] = 1  # that share each bound, in equal parts
+    host: Annotated[int, Meta(ge=0, le=999)] = 0  # which of them this is
+
+    def __post_init__(self) -> None:
+        if self.host >= self.hosts:
+            raise ValueError(f"Expected `host` < `hosts`, got {self.host} and {self.hosts}")
 
 
 class Probe(_Section, frozen=True, kw_only=True):
@@ -171,11 +195,170 @@ class Cache(_Section, frozen=True, kw_only=True):
     single_flight: bool = True  # identical requests at the same time are answered by one call
 
 
-class Auth(_Section, frozen=True, kw_only=True):
-    """Who may call. The file holds SHA-256 digests of the keys, never keys."""
+class Vector(_Section, frozen=True, kw_only=True):
+    """Qdrant, which remembers texts by meaning and by words: citadel_llm/integration/vector."""
 
-    keys_file: str
+    enabled: bool = False
+    url: str = "http://127.0.0.1:6333"
+    protocol: Literal["rest", "grpc", "graphql"] = "rest"  # graphql only reads
+    grpc_port: Port | None = None  # none: the url's own
+    credentials_file: str = "/opt/citadel/config/secrets/vector.json"
+    prefix: str = "citadel"  # of the collections' names
+    timeout_s: Annotated[float, Meta(gt=0, le=60)] = 0.8  # for a read, its retries included
+    write_timeout_s: Seconds = 30.0
+    attempts: Annotated[int, Meta(ge=1, le=10)] = 3  # in all
+    connections: Count = 16  # at once, by REST and GraphQL; gRPC has one
+    batch: Annotated[int, Meta(ge=1, le=10_000)] = 256  # points in one write
+    search_ef: Annotated[int, Meta(ge=1, le=10_000)] = 256  # candidates that a search by meaning weighs
+    cache_entries: Annotated[int, Meta(ge=0, le=100_000)] = 512  # results kept; 0: none
+    cache_ttl_s: Annotated[float, Meta(ge=0, le=3600)] = 2.0  # another instance's writes show after this
+    breaker: Breaker = msgspec.field(
+        default_factory=lambda: Breaker(window=10, min_requests=3, open_s=0.5, max_open_s=5.0, trials=1)
+    )
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not _HOST.fullmatch(parts.hostname or "") or parts.query:
+            raise ValueError("Expected `http://HOST:PORT` or `https://HOST:PORT` as `url`")
+        if parts.username is not None:
+            raise ValueError("Expected no password in `url`: the API key is in `credentials_file`")
+
+
+class Files(_Section, frozen=True, kw_only=True):
+    """Files and vector stores; they need `vector`, `database` and a model of the kind `embedding`."""
+
+    enabled: bool = False
+    path: str = "/opt/citadel/data/files"  # the contents; where there are several LLM servers, the same for all
+    tokenizer: str = ""  # the tokenizer.json of the model `embedder`
+    embedder: str = ""  # whose vectors new stores have; none: the first model of that kind
+    max_file_bytes: Annotated[int, Meta(ge=1024, le=1 << 33)] = 64 << 20
+    user_files: Count = 10_000
+    user_bytes: Annotated[int, Meta(ge=1024)] = 2 << 30
+    total_bytes: Annotated[int, Meta(ge=1024)] = 50 << 30
+    user_stores: Count = 1000
+    store_files: Count = 10_000
+    chunk_tokens: Annotated[int, Meta(ge=100, le=4096)] = 400  # where a caller leaves it to us
+    overlap_tokens: Annotated[int, Meta(ge=0, le=2048)] = 100
+    workers: Annotated[int, Meta(ge=0, le=64)] = 1  # files that one instance works on at once
+    batch: Annotated[int, Meta(ge=1, le=1024)] = 32  # chunks that are embedded and written at once
+    lease_s: Annotated[float, Meta(ge=2, le=3600)] = 60.0  # a file whose instance is gone is taken up after this
+    poll_s: Seconds = 2.0  # what another instance was asked for is seen after this
+    retry_s: Seconds = 5.0
+    read_memory_bytes: Annotated[int, Meta(ge=1 << 28)] = 512 << 20  # of the process that reads one file
+    read_cpu_s: Count = 60
+    max_text_bytes: Annotated[int, Meta(ge=1024)] = 16 << 20  # of one file
+    max_chunks: Count = 50_000
+
+    def __post_init__(self) -> None:
+        if 2 * self.overlap_tokens > self.chunk_tokens:
+            raise ValueError("Expected `overlap_tokens` of at most half of `chunk_tokens`")
+        if self.enabled and not self.tokenizer:
+            raise ValueError("Expected `tokenizer`: the path of the embedding model's tokenizer.json")
+
+
+class Tracing(_Section, frozen=True, kw_only=True):
+    """Where spans are sent. Without an `endpoint` a caller's trace goes on to the engine, and that is all."""
+
+    endpoint: str = ""  # of a collector that takes OTLP over HTTP, with its path: http://192.0.2.7:4318/v1/traces
+    service_name: Annotated[str, Meta(min_length=1, max_length=128)] = "citadel-gateway"
+    sample_share: Share = 1.0  # of requests that bring no trace; those that do decide for themselves
+    queue: Annotated[int, Meta(ge=1, le=1 << 17)] = 4096  # spans that wait; more are given up
+    delay_s: Seconds = 2.0
+    timeout_s: Annotated[float, Meta(gt=0, le=60)] = 5.0
+
+    def __post_init__(self) -> None:
+        if self.endpoint and not self.endpoint.startswith(("http://", "https://")):
+            raise ValueError(f"Expected `endpoint` to begin with http:// or https://, got {self.endpoint!r}")
+
+
+class Semantic(_Section, frozen=True, kw_only=True):
+    """Answers that are given again to questions of the same meaning: citadel_llm/api/routes/semantic.py.
+
+    They need `vector` and a model of the kind `embedding`.
+    """
+
+    enabled: bool = False
+    keys: list[str] = msgspec.field(default_factory=list)  # whose requests take part: USER/KEY, USER, or * for all
+    embedder: str = ""  # the one whose vectors the collections of answers have; none: the first
+    threshold: Annotated[float, Meta(ge=0.5, le=1)] = 0.92  # of the cosine; docs/files.md has what was measured
+    ttl_s: Seconds = 86_400.0
+    timeout_s: Annotated[float, Meta(gt=0, le=10)] = 0.5  # for a look, the question's vector included
+    max_question_chars: Count = 1000
+    max_answer_bytes: Annotated[int, Meta(ge=1024, le=4 << 20)] = 64 << 10
+
+
+class Database(_Section, frozen=True, kw_only=True):
+    """PostgreSQL, through Pgpool-II: users and keys, conversations, the audit log."""
+
+    enabled: bool = False
+    credentials_file: str = "/opt/citadel/config/secrets/database-gateway.json"
+    connections: Annotated[int, Meta(ge=1, le=64)] = 4  # of one instance, at most
+    timeout_s: Seconds = 2.0  # for a connection, and for a statement; who waits for it is told then
+    retry_s: Seconds = 0.5  # while it is away, it is looked for so often
+
+
+class Sessions(_Section, frozen=True, kw_only=True):
+    """What is kept of responses and conversations, where there is a database."""
+
+    store_default: bool = True  # whether a response is kept whose request does not say
+    ttl_days: Annotated[float, Meta(gt=0, le=3650)] = 30.0  # since it was last used
+    max_items: Annotated[int, Meta(ge=1, le=100_000)] = 1000  # of a conversation, and put before a request's input
+    max_bytes: Annotated[int, Meta(ge=1024, le=64 << 20)] = 4 << 20  # the same in bytes
+    max_item_bytes: Annotated[int, Meta(ge=1024, le=64 << 20)] = 1 << 20  # of one item
+
+    @property
+    def ttl_s(self) -> float:
+        """The same in seconds."""
+        return self.ttl_days * 86_400
+
+
+class Audit(_Section, frozen=True, kw_only=True):
+    """What was done, by whom: a journal on the disk first, then the database, where there is one."""
+
+    enabled: bool = False
+    directory: str = "/opt/citadel/var/spool/audit"  # each instance has a folder in it
+    spool_bytes: Annotated[int, Meta(ge=1 << 14, le=1 << 40)] = 256 << 20  # of an instance's journal, at most
+    segment_bytes: Annotated[int, Meta(ge=1 << 12, le=1 << 30)] = 4 << 20  # its files
+    when_full: Literal["refuse", "drop"] = "refuse"  # new requests, or records
+    content: Literal["none", "hash", "full"] = "none"  # of prompts and answers
+    content_bytes: Annotated[int, Meta(ge=256, le=4 << 20)] = 64 << 10  # `full`: of a prompt, and of an answer
+    redact: list[str] = msgspec.field(default_factory=list)  # `full`: patterns beyond those that are always redacted
+    hash_key_file: str | None = None  # `hash`: what the digests are keyed with, 16 bytes or more
+
+    def __post_init__(self) -> None:
+        if self.segment_bytes * 4 > self.spool_bytes:
+            raise ValueError("Expected `spool_bytes` to hold four segments of `segment_bytes` at least")
+        for pattern in self.redact:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"`redact`: `{pattern}` is no pattern: {error}") from error
+        if self.content == "hash" and self.hash_key_file is None:
+            raise ValueError("`content: hash`: expected a `hash_key_file`")
+
+
+class Cost(_Section, frozen=True, kw_only=True):
+    """What an LLM server costs, in one currency; what tokens cost follows from it (citadel_llm/utils/cost.py)."""
+
+    currency: Annotated[str, Meta(pattern="^[A-Z]{3}$")] = "EUR"  # ISO 4217; told, never converted
+    server_price: Money  # when it was bought
+    lifetime_years: Annotated[float, Meta(gt=0, le=50)] = 5.0  # over which that is spread
+    yearly: Money = 0.0  # rack, network, maintenance, people
+    watts: Annotated[float, Meta(ge=0, le=1e6)]  # on average, at the plug
+    price_per_kwh: Money
+    energy_overhead: Annotated[float, Meta(ge=1, le=10)] = 1.0  # cooling and loss: energy drawn to energy used
+    utilisation: Annotated[float, Meta(gt=0, le=1)] = 0.3  # the part of what models can do that is used
+
+
+class Auth(_Section, frozen=True, kw_only=True):
+    """Who may call: the keys of a file, by their SHA-256, and those of the database, where there is one."""
+
+    keys_file: str | None = None
     public_model_list: bool = True
+    pepper_file: str = "/opt/citadel/config/secrets/gateway-pepper"  # with it the database's keys are digested
+    snapshot_file: str | None = "/opt/citadel/var/identity.json"  # for a start while the database is away
+    refresh_s: Annotated[float, Meta(gt=0, le=1)] = 1.0  # a change is seen after so long where nobody tells of it
+    basic: bool = True  # users may call with their passwords
 
 
 class Tls(_Section, frozen=True, kw_only=True):
@@ -193,6 +376,8 @@ class Server(_Section, frozen=True, kw_only=True):
     keepalive_s: Seconds = 75.0  # an idle caller's connection
     drain_s: Annotated[float, Meta(ge=0, le=60)] = 1.0  # callers are told to reconnect elsewhere for so long
     shutdown_s: Seconds = 120.0  # then streams may finish for so long
+    # What operators have taken out of service, for all instances of the host: a folder in memory; none: this one alone.
+    drained_folder: str | None = None
 
 
 class Upstream(_Section, frozen=True, kw_only=True):
@@ -246,6 +431,22 @@ class Model(_Section, frozen=True, kw_only=True):
     size_gb: Annotated[float, Meta(gt=0, le=100_000)] | None = None  # of the weights; `auto` takes the smallest
     features: list[Feature] = msgspec.field(default_factory=list)  # beyond text, for `auto`
     version: str = ""  # what its answers depend on, beside its name; another one finds no cached answer
+    latency_ms: Latency | None = None  # what its requests take at most in the mean, as was required
+    latency_target_ms: Latency | None = None  # and what they should take
+    # For what it costs: its part of a server, and what one engine does at most, all requests together.
+    cost_share: Share | None = None
+    prompt_tokens_per_s: Rate | None = None
+    completion_tokens_per_s: Rate | None = None
+
+
+class Console(_Section, frozen=True, kw_only=True):
+    """What the page at `/console` shows beside the gateway's own: citadel_llm/console."""
+
+    alertmanager: Upstream | None = None  # whose alerts are shown; none: no alerts
+    availability: Annotated[float, Meta(gt=0, lt=1)] = 0.99  # the part of requests that is to be answered
+    status_s: Seconds = 1.0  # what is counted over all instances is read anew after so long at the soonest
+    alerts_s: Seconds = 10.0  # and Alertmanager is asked again
+    timeout_s: Annotated[float, Meta(gt=0, le=30)] = 2.0  # for it to answer
 
 
 class Config(_Section, frozen=True, kw_only=True):
@@ -265,6 +466,15 @@ class Config(_Section, frozen=True, kw_only=True):
     auto: Auto = msgspec.field(default_factory=Auto)
     aliases: dict[str, str] = msgspec.field(default_factory=dict)  # other names of models
     cache: Cache = msgspec.field(default_factory=Cache)
+    vector: Vector = msgspec.field(default_factory=Vector)
+    database: Database = msgspec.field(default_factory=Database)
+    files: Files = msgspec.field(default_factory=Files)
+    semantic: Semantic = msgspec.field(default_factory=Semantic)
+    tracing: Tracing = msgspec.field(default_factory=Tracing)
+    sessions: Sessions = msgspec.field(default_factory=Sessions)
+    audit: Audit = msgspec.field(default_factory=Audit)
+    console: Console = msgspec.field(default_factory=Console)
+    cost: Cost | None = None  # none: nothing is said of costs
     created: int = 0  # Unix seconds; not of the file's text but its age, shown in /v1/models
 
     def __post_init__(self) -> None:
@@ -278,6 +488,27 @@ class Config(_Section, frozen=True, kw_only=True):
         for name, model in self.models.items():
             self._check_fallback(name, model)
         self._check_aliases()
+        if self.auth.keys_file is None and not self.database.enabled:
+            raise ValueError("Expected `auth.keys_file`, or a `database`, that says who may call")
+        self._check_files()
+        self._check_cost()
+
+    def _check_cost(self) -> None:
+        if self.cost is None:
+            return
+        shares = sum(model.cost_share or 0 for model in self.models.values())
+        if shares > 1.001:
+            raise ValueError(f"`cost_share`: expected the models' to come to 1 at most, got {shares:g}")
+        for name, model in self.models.items():
+            wanted = [model.cost_share, model.prompt_tokens_per_s]
+            if model.kind == "generate":
+                wanted.append(model.completion_tokens_per_s)
+            rates = wanted[1:]
+            if any(rate is not None for rate in rates) and None in wanted:
+                raise ValueError(
+                    f"`models.{name}`: expected `cost_share`, `prompt_tokens_per_s` and, where it generates, "
+                    "`completion_tokens_per_s` together"
+                )
 
     def _check_fallback(self, name: str, model: Model) -> None:
         for other in model.fallback:
@@ -287,6 +518,17 @@ class Config(_Section, frozen=True, kw_only=True):
                 raise ValueError(f"`models.{name}.fallback`: expected models of its kind, got `{other}`")
         if len(set(model.fallback)) < len(model.fallback):
             raise ValueError(f"`models.{name}.fallback`: expected each model once")
+
+    def _check_files(self) -> None:
+        known = [name for name, model in self.models.items() if model.kind == "embedding"]
+        sections = (("files", self.files), ("semantic", self.semantic))
+        for name, embedder in [(name, section.embedder) for name, section in sections if section.enabled]:
+            if not self.vector.enabled:
+                raise ValueError(f"`{name}`: expected `vector` to be enabled too")
+            if not known or embedder not in ("", *known):
+                raise ValueError(f"`{name}.embedder`: expected a model of the kind `embedding`, got `{embedder}`")
+        if self.files.enabled and not self.database.enabled:
+            raise ValueError("`files`: expected `database` to be enabled too")
 
     def _check_aliases(self) -> None:
         for alias, name in self.aliases.items():

@@ -20,7 +20,8 @@ KINDS = ("generate", "embedding")
 _REQUIRED = {"port", "memory", "cpu_cores", "max_tokens", "weights", "kv_cache"}
 _OPTIONAL = {
     "kind", "display_name", "repo", "revision", "weights_gb", "path", "package", "dtype", "max_num_seqs", "latency_ms",
-    "latency_target_ms", "profile", "seed", "engine_args", "policy", "fallback", "features",
+    "latency_target_ms", "profile", "seed", "engine_args", "policy", "fallback", "features", "cost_share",
+    "prompt_tokens_per_s", "completion_tokens_per_s",
 }  # fmt: skip
 _SOURCES = ("hub", "path", "package", "generated")
 _PINNED = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*==[0-9][0-9A-Za-z.+!]*")
@@ -114,6 +115,7 @@ def make_plan(
                 *_memory_findings(planned, wanted_bytes, int(host_memory_bytes)),
             ]
         ],
+        "cost_shares": _cost_shares(entries),
         "models": planned,
     }
 
@@ -152,6 +154,7 @@ def _check(name: str, entry: Mapping[str, Any]) -> None:
     weights_gb = entry.get("weights_gb", 0)
     if not isinstance(weights_gb, int | float) or isinstance(weights_gb, bool) or weights_gb < 0:
         raise PlanError(f"{where}.weights_gb: {weights_gb!r}; expected the weights' size in GB (10^9 bytes)")
+    _check_cost(where, entry)
     for key in ("fallback", "features"):
         names = entry.get(key, [])
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
@@ -159,6 +162,25 @@ def _check(name: str, entry: Mapping[str, Any]) -> None:
     if not isinstance(entry.get("engine_args", {}), Mapping):
         raise PlanError(f"{where}.engine_args: {entry['engine_args']!r}; expected options of vLLM by their long names")
     _check_profile(where, name, entry)
+
+
+def _check_cost(where: str, entry: Mapping[str, Any]) -> None:
+    for key, most in (("cost_share", 1.0), ("prompt_tokens_per_s", 1e9), ("completion_tokens_per_s", 1e9)):
+        value = entry.get(key, 1)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= most:
+            raise PlanError(f"{where}.{key}: {value!r}; expected a number above 0, up to {most:g}")
+
+
+def _cost_shares(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Each model's part of what the server costs: its own figure; what is left goes by the cores that are wanted."""
+    given = sum(entry["cost_share"] for entry in entries.values() if "cost_share" in entry)
+    if given > 1.000001:
+        raise PlanError(f"citadel_models: the models' cost_share come to {given:g}; expected 1 at most")
+    cores = sum(entry["cpu_cores"] for entry in entries.values() if "cost_share" not in entry)
+    rest = max(0.0, 1 - given)
+    return {
+        name: round(entry.get("cost_share") or rest * entry["cpu_cores"] / cores, 6) for name, entry in entries.items()
+    }
 
 
 def _check_keys(where: str, entry: Mapping[str, Any]) -> None:
@@ -233,6 +255,8 @@ def _model(name: str, entry: Mapping[str, Any], cores: list[int]) -> dict[str, A
         "features": list(entry.get("features", [])),
         "latency_ms": entry.get("latency_ms", 0),
         "latency_target_ms": entry.get("latency_target_ms", 0),
+        "prompt_tokens_per_s": entry.get("prompt_tokens_per_s"),
+        "completion_tokens_per_s": entry.get("completion_tokens_per_s"),
         "unit": f"citadel-model@{name}.service",
     }
 

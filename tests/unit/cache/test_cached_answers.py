@@ -224,9 +224,10 @@ async def rig(server):
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_an_answer_is_given_again_byte_by_byte(rig, stream):
-    first = await rig.ask(stream=stream)
+    asked = {"stream": stream, "stream_options": {"include_usage": True}} if stream else {}
+    first = await rig.ask(**asked)
     await rig.kept(1)
-    second = await rig.ask(stream=stream, user="somebody", headers=[(b"x-request-id", b"mine")])
+    second = await rig.ask(**asked, user="somebody", headers=[(b"x-request-id", b"mine")])
     assert (first.cache, second.cache) == ("miss", "hit")
     assert second.pieces == first.pieces
     assert len(first.pieces) == (5 if stream else 1)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from citadel_llm.api.routing.splice import splice_model
+from citadel_llm.api.routing.splice import splice_model, splice_usage
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 # Strings that look like what is searched for, among others.
@@ -53,3 +53,27 @@ def test_a_key_that_is_there_twice_or_spelled_with_escapes_is_found(body: bytes)
     assert msgspec.json.decode(body, type=Request).model == "b"
     assert json.loads(splice_model(body, "new"))["model"] == "new"
     assert splice_model(body, "new").count(b'"new"') == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "options", "expected"),
+    [
+        ({"model": "a", "stream": True}, None, {"include_usage": True}),
+        ({"stream": True, "stream_options": None}, "null", {"include_usage": True}),
+        ({"stream_options": {}, "stream": True}, "{}", {"include_usage": True}),
+        ({"stream_options": {"include_usage": False}}, '{"include_usage": false}', {"include_usage": True}),
+        (
+            {"stream_options": {"other": [1], "continuous_usage_stats": True}},
+            '{"other": [1], "continuous_usage_stats": true}',
+            {"other": [1], "continuous_usage_stats": False, "include_usage": True},
+        ),
+    ],
+)
+def test_a_streams_usage_is_asked_for_beside_what_else_was_asked(body, options, expected):
+    spliced = json.loads(splice_usage(json.dumps(body).encode(), (options or "").encode()))
+    assert spliced == {**body, "stream_options": expected}
+
+
+def test_where_nothing_was_asked_every_other_byte_stays():
+    body = b' {\n "model" : "a", "stream":true,"x":1.0e0 }'
+    assert splice_usage(body, b"").replace(b'"stream_options":{"include_usage":true},', b"") == body

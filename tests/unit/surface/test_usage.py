@@ -46,7 +46,7 @@ async def test_a_whole_answers_usage_is_counted(gateway, engines, path, model, b
 )
 async def test_a_streams_usage_is_counted(gateway, engines, path, pieces):
     engines.stream(path, *pieces)
-    answer = await gateway.post(path, {"model": "phi3", "stream": True})
+    answer = await gateway.post(path, {"model": "phi3", "stream": True, "stream_options": {"include_usage": True}})
     assert answer.body == b"".join(pieces)
     assert gateway.counted() == {("phi3", "prompt"): 7, ("phi3", "completion"): 5}
 

@@ -22,7 +22,7 @@ from citadel_llm.api.state import GatewayState
 __all__ = ["RequestContext", "install_error_handlers"]
 
 # Asked every few seconds by machines: their good answers are counted, not logged.
-_QUIET = ("/health", "/metrics")
+_QUIET = ("/health", "/metrics", "/console", "/admin/v1/status", "/admin/v1/alerts")
 # Answered outside the router, so that no route names them for the metrics.
 _UNROUTED = ("/docs", "/openapi.json", *ENDPOINTS)
 
@@ -40,7 +40,13 @@ class RequestContext:
         request_id = request_id_of(scope["headers"])
         scope["citadel.request_id"] = request_id
         status = 0
-        complete = False
+        complete = finished = False
+
+        def finish() -> None:
+            nonlocal finished
+            if not finished:
+                finished = True
+                self._finish(scope, request_id, status or 499, monotonic() - began)
 
         async def send_with_id(message: Message) -> None:
             nonlocal status, complete
@@ -52,6 +58,8 @@ class RequestContext:
                 message["headers"] = headers
             else:
                 complete = not message.get("more_body")
+                if complete:
+                    finish()  # what is answered is written down before its last bytes go out
             await send(message)
 
         try:
@@ -68,15 +76,18 @@ class RequestContext:
             elif not complete:
                 raise  # so that the server cuts the answer off
         finally:
-            self._finish(scope, request_id, status or 499, monotonic() - began)
+            finish()
 
     def _finish(self, scope: Scope, request_id: str, status: int, duration_s: float) -> None:
         route: str = getattr(scope.get("route"), "path", "")
         if not route:
             route = scope["path"] if scope["path"] in _UNROUTED else "other"
-        self._state.metrics.answered(route, "", status, duration_s)
+        principal = scope.get("citadel.principal")
+        self._state.metrics.answered(route, "", status, duration_s, "none" if principal is None else principal.group)
         if status < 400 and route.startswith(_QUIET):
             return
+        if self._state.audit is not None:
+            self._state.audit.cold(scope, route, request_id, status, duration_s)
         client = scope.get("client")
         self._state.log.event(
             "info" if status < 500 else "warning",

@@ -10,9 +10,13 @@ import asyncio
 from collections.abc import Callable
 from time import monotonic
 
+from citadel_llm.api.audit.content import Kept
 from citadel_llm.api.call import CallerGone
 from citadel_llm.api.errors import ApiError, Headers
+from citadel_llm.api.identity.principal import Principal
+from citadel_llm.api.limits.plan import Charge
 from citadel_llm.api.routing.explain import Explanation
+from citadel_llm.api.tracing.context import Trace
 from citadel_llm.utils.config import Timeouts
 
 __all__ = ["Exchange", "Overdue", "Phase", "Sweeper"]
@@ -45,6 +49,10 @@ class Exchange:
     deadline_ms = 0  # the caller's own, if it set one that is shorter than ours
     failure: Exception | None = None
     caller = ""
+    principal: Principal | None = None  # none yet: who asks is not known
+    error: Exception | None = None  # why it failed, where it did
+    finished = False  # it was counted and written down
+    kept: Kept | None = None  # what was asked and answered, where the audit log holds that
     model = ""
     engine = ""
     cache = "bypass"  # what came of looking for a kept answer
@@ -60,6 +68,12 @@ class Exchange:
     first_token_at = 0.0
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    tokens_estimated = False  # it broke off before the engine said how many tokens there were
+    hides_usage = False  # the engine is asked for the tokens of a stream, and the caller did not ask
+    events = 0  # of its stream, that went out
+    charge: Charge | None = None  # what it counts as, until what it really used is known
+    trace: Trace | None = None  # which it is part of
+    rate_limits: Headers | tuple[()] = ()  # what its caller has left, as headers
     _timer: asyncio.TimerHandle | None = None
 
     def __init__(self, request_id: str, began: float, timeouts: Timeouts) -> None:
@@ -82,8 +96,10 @@ class Exchange:
     def detached(self, timeouts: Timeouts) -> Exchange:
         """The same request, for work in the current task that may outlive its caller."""
         other = Exchange(self.request_id, monotonic(), timeouts)
-        other.caller, other.model, other.stream = self.caller, self.model, self.stream
+        other.caller, other.principal = self.caller, self.principal
+        other.model, other.stream = self.model, self.stream
         other.given_id = self.given_id
+        other.trace = self.trace
         return other
 
     def expect(self, phase: str, deadline: float) -> None:

@@ -169,6 +169,7 @@ class CachedAnswers:
                     if exchange.stream and not exchange.first_token_at:
                         exchange.first_token_at = now
                     exchange.expect(Phase.CALLER, now + self._chunk_s)
+                    self._account(exchange, reader.flight)  # before what may be the last bytes
                     await reply.piece(piece)
                     exchange.expect(Phase.CHUNK, exchange.last_call)
             finally:
@@ -180,6 +181,7 @@ class CachedAnswers:
         exchange.cache = _HEADER[outcome].decode("ascii")
         out = [*head.headers, (b"x-request-id", exchange.request_id.encode("ascii"))]
         out.append((b"x-citadel-cache", _HEADER[outcome]))
+        out.extend(exchange.rate_limits)
         if head.length is not None:
             out.append((b"content-length", head.length))
         if self._state.draining:
@@ -233,5 +235,7 @@ class CachedAnswers:
             exchange.fallback_from = call.fallback_from
             exchange.engine = call.engine
             exchange.retries = call.retries
-            exchange.prompt_tokens, call.prompt_tokens = call.prompt_tokens, None
-            exchange.completion_tokens, call.completion_tokens = call.completion_tokens, None
+            if call.prompt_tokens is not None:
+                exchange.prompt_tokens, call.prompt_tokens = call.prompt_tokens, None
+                exchange.completion_tokens, call.completion_tokens = call.completion_tokens, None
+            exchange.events, call.events = exchange.events + call.events, 0

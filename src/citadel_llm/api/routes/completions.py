@@ -15,25 +15,30 @@ from typing import Any
 
 import msgspec
 
+from citadel_llm.api.audit.action import hot_action
 from citadel_llm.api.call import Call, CallerGone, Reply, TooLarge
 from citadel_llm.api.errors import ApiError, Headers, error_body, error_event
-from citadel_llm.api.middleware.auth import authenticate
+from citadel_llm.api.files.retrieval import WORDS, Retrieval
+from citadel_llm.api.identity.guard import denied
+from citadel_llm.api.middleware.auth import TWICE
 from citadel_llm.api.middleware.correlation import new_request_id, sane_request_id
 from citadel_llm.api.middleware.exchange import Exchange, Phase
 from citadel_llm.api.routes.cached import CachedAnswers
 from citadel_llm.api.routes.forward import Forwarder, Unanswered
-from citadel_llm.api.routes.kinds import ENDPOINTS, wrong_kind
+from citadel_llm.api.routes.kinds import ENDPOINTS, PERMISSION, wrong_kind
 from citadel_llm.api.routes.limits import MAX_DEADLINE_MS, asks_too_much, check_max_tokens
 from citadel_llm.api.routes.resolve import Resolver, affinity_of
 from citadel_llm.api.routing.admission import Refused, cost_of
 from citadel_llm.api.routing.explain import Explanation, wants_explanation
-from citadel_llm.api.routing.splice import splice_model
+from citadel_llm.api.routing.splice import splice_model, splice_usage
 from citadel_llm.api.state import GatewayState
+from citadel_llm.api.tracing.context import trace_headers, trace_of
 from citadel_llm.api.upstream.model import ServedModel
 
 __all__ = ["Completions"]
 
 _X = ord("x")
+_SEARCHING = frozenset({"/v1/chat/completions", "/v1/responses"})  # those that take the tool `file_search`
 
 
 class _Request(msgspec.Struct):
@@ -47,8 +52,14 @@ class _Request(msgspec.Struct):
     max_output_tokens: int | float | None = None
     temperature: Any = None
     seed: Any = None
+    stream_options: msgspec.Raw = msgspec.Raw(b"")
 
 
+class _StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+
+
+_stream_options = msgspec.json.Decoder(_StreamOptions | None)
 _request = msgspec.json.Decoder(_Request)
 
 
@@ -59,22 +70,27 @@ class Completions:
         self._state = state
         self._path = path
         self._endpoint = ENDPOINTS[path]
+        self._action = hot_action(path)
         self._forwarder = Forwarder(state, path)
         self._resolver = Resolver(state, interchangeable=self._endpoint.streams)
+        self._retrieval = Retrieval(state, path) if path in _SEARCHING else None
+        self._semantic = state.semantic if path == "/v1/chat/completions" else None
         cache = state.cache
         self._cached = None if cache is None else CachedAnswers(cache, state.flights, state, path)
 
     async def __call__(self, call: Call) -> None:
         """Answer one POST."""
-        authorization, length, request_id, session, deadline, explain = _headers(call.headers)
+        authorization, length, request_id, session, deadline, explain, traced = _headers(call.headers)
         state = self._state
-        call.exchange = exchange = Exchange(request_id or new_request_id(), monotonic(), state.config.timeouts)
-        if request_id is not None:
-            exchange.given_id = True
+        call.exchange = exchange = self._begun(request_id, call.headers, traced=traced)
+        # What is answered is written down before its last bytes go out, so that no answer is ever without its record.
+        call.before_end = partial(self._finish, exchange, call)
         state.sweeper.active.add(exchange)
         error: Exception | None = None
         try:
-            exchange.caller = authenticate(state.keys, authorization)
+            principal = state.identify(authorization, call.client) or await state.verify(authorization, call.client)
+            exchange.principal = principal
+            exchange.caller = principal.caller
             if explain:
                 exchange.explanation = Explanation()
             if deadline is not None:
@@ -96,29 +112,54 @@ class Completions:
         finally:
             state.sweeper.active.discard(exchange)
             exchange.close()
+            exchange.error = error
             try:
                 if error is not None:
                     await self._fail(exchange, error, call)
             finally:
-                self._finish(exchange, call, error)
+                self._finish(exchange, call)
+
+    def _begun(self, request_id: str | None, headers: Headers, *, traced: bool) -> Exchange:
+        exchange = Exchange(request_id or new_request_id(), monotonic(), self._state.config.timeouts)
+        if request_id is not None:
+            exchange.given_id = True
+        tracer = self._state.tracer
+        if traced or tracer is not None:
+            parent, state = trace_headers(headers)
+            exchange.trace = trace_of(parent, state) if tracer is None else tracer.begin(parent, state)
+        return exchange
 
     async def _serve(self, exchange: Exchange, call: Call, body: bytes, session: bytes | None) -> None:
-        try:
-            request = _request.decode(body)
-        except msgspec.ValidationError as failure:
-            raise _invalid(failure) from failure
-        except RecursionError as failure:
-            raise ApiError(400, "invalid_json", "The body is nested too deeply.") from failure
-        except ValueError as failure:  # msgspec's own, or a text that is not UTF-8
-            raise ApiError(400, "invalid_json", f"The body is not valid JSON: {failure}") from failure
+        audit = self._state.audit
+        if audit is not None and audit.content is not None:
+            call = exchange.kept = audit.content.keep(call, body)
+        request = _decoded(body)
         exchange.stream = bool(request.stream) and self._endpoint.streams
         chain = self._resolver.chain(request.model, exchange, body)
         model = chain[0]
         exchange.model = model.name
         if model.config.kind not in self._endpoint.kinds:
             raise wrong_kind(self._path, model, self._state.models)
+        principal = exchange.principal
+        if principal is not None and not principal.unbounded:
+            permission = PERMISSION[model.config.kind]
+            if not principal.may(permission, model.name):
+                raise denied(permission, model.name)
+            if len(chain) > 1:
+                chain = tuple(other for other in chain if principal.may(permission, other.name))
         if model.config.max_tokens is not None:
             check_max_tokens(request, model)
+        tokens = self._estimate(model, len(body))
+        limiter = self._state.limiter
+        if not limiter.admit(exchange, model.name, tokens):
+            await limiter.admit_patiently(exchange, model.name, tokens)
+        if self._retrieval is not None and WORDS in body:
+            body, call = await self._retrieval(exchange, call, body, model)
+        elif self._semantic is not None and self._semantic.wanted(principal):
+            asking = await self._semantic(exchange, call, body, model)
+            if asking is None:
+                return
+            call = asking
         cached = self._cached
         # Who wants the decision explained wants it made.
         if (
@@ -131,6 +172,15 @@ class Completions:
         else:
             await self._answer(chain, request, body, session, exchange, call)
 
+    def _estimate(self, model: ServedModel, body_bytes: int) -> int:
+        """Tokens of the prompt, as far as that can be told without counting; what was used is known afterwards."""
+        if not self._endpoint.tokens:
+            return 0
+        tokens = max(1, int(body_bytes / self._state.config.auto.bytes_per_token))
+        most = model.config.max_tokens
+        # One prompt has room in the context, whatever its images weigh; embeddings are of many texts at once.
+        return tokens if most is None or model.config.kind == "embedding" else min(tokens, most)
+
     async def _answer(
         self,
         chain: tuple[ServedModel, ...],
@@ -141,6 +191,9 @@ class Completions:
         reply: Reply,
     ) -> None:
         """Answer by the first model of the chain, else by the next that can."""
+        if exchange.stream and not self._endpoint.tells_usage and not _asks_for_usage(request):
+            body = splice_usage(body, bytes(request.stream_options))
+            exchange.hides_usage = True
         try:
             await self._ask(exchange, chain[0], request.model, body, reply, session)
         except Unanswered as failure:
@@ -165,6 +218,10 @@ class Completions:
                 exchange.explanation.add("fallback", f"from {exchange.model} ({failure.error.code})")
             if not model.candidates or asks_too_much(request, model):
                 continue
+            limiter = self._state.limiter
+            charge = limiter.admit_fallback(model.name, self._estimate(model, len(body)))
+            if charge is None:  # it has bounds of its own, and no room under them
+                continue
             exchange.model, exchange.fallback_from = model.name, first
             self._state.metrics.fell_back(first, model.name)
             try:
@@ -172,6 +229,10 @@ class Completions:
                 return
             except Unanswered:
                 continue
+            finally:
+                told = exchange.prompt_tokens is not None
+                used = (exchange.prompt_tokens or 0) + (exchange.completion_tokens or 0)
+                limiter.settle_fallback(charge, used if told else None)
         exchange.model, exchange.fallback_from = first, ""
         raise failure.error from failure
 
@@ -224,10 +285,10 @@ class Completions:
         if exchange.started:
             # The status line has gone out: a stream gets an error event, unless its length was promised,
             # and anything else is cut off, which the server does with an answer that is left incomplete.
+            exchange.status = error.status
             if exchange.takes_events:
                 event = error_event(error, exchange.request_id, named=self._endpoint.named_events)
                 await reply.end(event)
-            exchange.status = error.status
             return
         exchange.status = error.status
         body = error_body(error, exchange.request_id)
@@ -239,6 +300,7 @@ class Completions:
         if exchange.model:
             headers.append((b"x-citadel-model", exchange.model.encode("ascii")))
         headers.extend(exchange.notes())
+        headers.extend(exchange.rate_limits)
         if error.status == 408 or self._state.draining:
             headers.append((b"connection", b"close"))
         await reply.whole(error.status, headers, body)
@@ -254,18 +316,35 @@ class Completions:
             500, "internal_error", "Something went wrong inside the gateway; its log names this request_id."
         )
 
-    def _finish(self, exchange: Exchange, call: Call, error: Exception | None) -> None:
-        state = self._state
+    def _finish(self, exchange: Exchange, call: Call) -> None:
+        """Count it and write it down, once."""
+        if exchange.finished:
+            return
+        exchange.finished = True
+        state, error = self._state, exchange.error
         duration = monotonic() - exchange.began
         status = exchange.status or 499
-        state.metrics.answered(self._path, exchange.model, status, duration)
-        if exchange.prompt_tokens is not None and exchange.completion_tokens is not None:
+        principal = exchange.principal
+        group = "none" if principal is None else principal.group
+        state.metrics.answered(self._path, exchange.model, status, duration, group)
+        state.limiter.settle(exchange, _used(exchange, status))
+        if exchange.tokens_estimated:
+            pass  # no engine reported them
+        elif exchange.prompt_tokens is not None and exchange.completion_tokens is not None:
             state.metrics.tokens(exchange.model, exchange.prompt_tokens, exchange.completion_tokens)
         ttft_ms: float | None = None
         if exchange.first_token_at and exchange.stream:
             ttft = exchange.first_token_at - exchange.began
             state.metrics.first_token(exchange.model, ttft)
             ttft_ms = int(ttft * 1e6) / 1e3
+            tokens = exchange.completion_tokens
+            if tokens is not None and tokens > 1 and status < 400 and not exchange.tokens_estimated:
+                state.metrics.pace(exchange.model, (duration - ttft) / (tokens - 1))
+        if state.tracer is not None:
+            state.tracer.end(self._path, exchange, status, duration)
+        audit = state.audit
+        if audit is not None and principal is not None:
+            audit.request(self._action, exchange, principal, call.client, status, duration)
         state.log.record(
             "info" if status < 500 else "warning",
             "access",
@@ -285,40 +364,72 @@ class Completions:
                 "cache": exchange.cache,
                 "prompt_tokens": exchange.prompt_tokens,
                 "completion_tokens": exchange.completion_tokens,
+                "tokens_estimated": exchange.tokens_estimated,
                 "retries": exchange.retries,
                 "error": None if error is None else getattr(error, "code", str(error)),
             },
         )
 
 
-type _Read = tuple[bytes | None, bytes | None, str | None, bytes | None, bytes | None, bool]
+type _Read = tuple[bytes | None, bytes | None, str | None, bytes | None, bytes | None, bool, bool]
 
 
 def _headers(headers: Headers) -> _Read:
-    """Of a request: authorization, content-length, a sane id, session, deadline, and whether to explain the route."""
+    """Of a request: authorization, content-length, a sane id, session, deadline; to be explained? traced?"""
     authorization: bytes | None = None
+    api_key: bytes | None = None
     length: bytes | None = None
     request_id: str | None = None
     session: bytes | None = None
     deadline: bytes | None = None
     explain = False
+    traced = False
     for name, value in headers:
         if name == b"authorization":
-            authorization = value
+            authorization = value if authorization is None else TWICE
         elif name == b"content-length":
             length = value
         elif name[0] == _X:
             if name == b"x-request-id":
                 request_id = sane_request_id(value)
-            elif name == b"x-api-key" and authorization is None:  # as clients of the messages API send it
-                authorization = b"Bearer " + value
+            elif name == b"x-api-key":  # as clients of the messages API send it
+                api_key = b"Bearer " + value if api_key is None else TWICE
             elif name == b"x-citadel-session":
                 session = value
             elif name == b"x-citadel-deadline-ms":
                 deadline = value
             elif name == b"x-citadel-route":
                 explain = wants_explanation(value)
-    return authorization, length, request_id, session, deadline, explain
+        elif name == b"traceparent":
+            traced = True
+    if authorization is None:
+        authorization = api_key
+    return authorization, length, request_id, session, deadline, explain, traced
+
+
+def _asks_for_usage(request: _Request) -> bool:
+    if not request.stream_options:
+        return False
+    try:
+        options = _stream_options.decode(request.stream_options)
+    except (ValueError, RecursionError):
+        return True  # the engine's to refuse, as it came
+    return options is not None and bool(options.include_usage)
+
+
+def _used(exchange: Exchange, status: int) -> int:
+    """Tokens that a finished request comes to; estimated where it broke off before the engine said."""
+    if exchange.prompt_tokens is not None:
+        return exchange.prompt_tokens + (exchange.completion_tokens or 0)
+    # An answer that was kept, or another's, has cost nothing; nor has one that the engine refused or never got.
+    if exchange.charge is None or exchange.cache == "hit":
+        return 0
+    worked = exchange.sent_at and status in (499, 504)
+    if not exchange.events and not worked:
+        return 0
+    exchange.tokens_estimated = True
+    exchange.prompt_tokens, exchange.completion_tokens = exchange.charge[1], exchange.events
+    return exchange.charge[1] + exchange.events
 
 
 def _refusal(model: str, refused: Refused) -> ApiError:
@@ -354,6 +465,17 @@ def _renamed(body: bytes, name: str) -> bytes:
 
 def _too_large(limit: int) -> ApiError:
     return ApiError(413, "request_too_large", f"The body is larger than the {limit} bytes that this server takes.")
+
+
+def _decoded(body: bytes) -> _Request:
+    try:
+        return _request.decode(body)
+    except msgspec.ValidationError as failure:
+        raise _invalid(failure) from failure
+    except RecursionError as failure:
+        raise ApiError(400, "invalid_json", "The body is nested too deeply.") from failure
+    except ValueError as failure:  # msgspec's own, or a text that is not UTF-8
+        raise ApiError(400, "invalid_json", f"The body is not valid JSON: {failure}") from failure
 
 
 def _invalid(failure: msgspec.ValidationError) -> ApiError:

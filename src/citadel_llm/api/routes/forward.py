@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import os
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from citadel_llm.api.call import Reply
 from citadel_llm.api.errors import ApiError, Headers, reshape
 from citadel_llm.api.middleware.exchange import Exchange, Overdue, Phase
+from citadel_llm.api.routes.unasked import Unasked
 from citadel_llm.api.routes.usage import note_stream_usage, note_usage
 from citadel_llm.api.routing.retry import backoff_s
-from citadel_llm.api.state import GatewayState
 from citadel_llm.api.upstream.connection import BadResponse, Connection, ConnectionLost
 from citadel_llm.api.upstream.engine import Engine, State
 from citadel_llm.api.upstream.model import ServedModel
+
+if TYPE_CHECKING:
+    from citadel_llm.api.state import GatewayState
 
 __all__ = ["Forwarder", "Unanswered"]
 
@@ -38,6 +42,12 @@ _NOT_FORWARDED = frozenset(
         b"trailer",
         b"transfer-encoding",
         b"upgrade",
+        b"x-ratelimit-limit-requests",
+        b"x-ratelimit-limit-tokens",
+        b"x-ratelimit-remaining-requests",
+        b"x-ratelimit-remaining-tokens",
+        b"x-ratelimit-reset-requests",
+        b"x-ratelimit-reset-tokens",
         b"x-request-id",
     }
 )
@@ -218,7 +228,9 @@ class Forwarder:
     def _send(self, exchange: Exchange, engine: Engine, connection: Connection, suffix: str, body: bytes) -> None:
         exchange.sent_at = now = monotonic()
         exchange.phase, exchange.deadline = Phase.FIRST_BYTE, now + self._timeouts.first_byte_s
-        rest = f"{exchange.request_id}{suffix}\r\ncontent-length: {len(body)}\r\n\r\n"
+        trace = exchange.trace
+        of_trace = "" if trace is None else trace.lines
+        rest = f"{exchange.request_id}{suffix}\r\n{of_trace}content-length: {len(body)}\r\n\r\n"
         connection.send(self._heads[engine] + rest.encode("ascii"), body)
 
     def _broken(
@@ -270,6 +282,7 @@ class Forwarder:
             (b"x-request-id", exchange.request_id.encode("ascii")),
             (b"x-citadel-model", model.header),
             (b"x-citadel-cache", b"bypass"),
+            *exchange.rate_limits,
         )
         if exchange.fallback_from or exchange.explanation is not None:
             out.extend(exchange.notes())
@@ -301,15 +314,21 @@ class Forwarder:
         chunk_s = self._timeouts.chunk_s
         tail = bytearray()
         pieces = 0
+        # Where the length was promised, nothing may be left out.
+        unasked = Unasked() if exchange.hides_usage and connection.content_length is None else None
         while piece:
             pieces += 1
             tail += piece
             if len(tail) > 8 * _TAIL_BYTES:
                 del tail[:-_TAIL_BYTES]
-            await reply.piece(piece)
+            if unasked is not None and not unasked.clean(piece):
+                piece = unasked.sift(piece)
+            if piece:
+                exchange.events += piece.count(b"\n\n")
+                await reply.piece(piece)
             exchange.phase, exchange.deadline = Phase.CHUNK, monotonic() + chunk_s
             piece = await connection.read()
             exchange.phase, exchange.deadline = Phase.CALLER, monotonic() + chunk_s
         note_stream_usage(exchange, bytes(tail[-_TAIL_BYTES:]))
-        await reply.end()
+        await reply.end(unasked.rest() if unasked is not None else b"")
         return pieces

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from citadel_llm.api.errors import ApiError
 from citadel_llm.api.upstream.model import ServedModel
 
-__all__ = ["ENDPOINTS", "Endpoint", "wrong_kind"]
+__all__ = ["ENDPOINTS", "PERMISSION", "Endpoint", "wrong_kind"]
 
 _GENERATE = frozenset({"generate"})
 _EMBEDDING = frozenset({"embedding"})
+# Whoever asks a model of this kind needs this permission, for that model.
+PERMISSION: Mapping[str, str] = {"generate": "inference", "embedding": "embeddings"}
 _DOES = {"generate": "generates text", "embedding": "makes embeddings"}
 
 
@@ -21,18 +23,20 @@ class Endpoint:
 
     kinds: frozenset[str]
     streams: bool = False
+    tokens: bool = True  # what it does counts in tokens, beside requests
+    tells_usage: bool = True  # its streams say how many tokens there were, without being asked
     named_events: bool = False  # its streams name their events, so that an error needs a name too
 
 
 ENDPOINTS: Mapping[str, Endpoint] = {
-    "/v1/chat/completions": Endpoint(_GENERATE, streams=True),
-    "/v1/completions": Endpoint(_GENERATE, streams=True),
+    "/v1/chat/completions": Endpoint(_GENERATE, streams=True, tells_usage=False),
+    "/v1/completions": Endpoint(_GENERATE, streams=True, tells_usage=False),
     "/v1/responses": Endpoint(_GENERATE, streams=True, named_events=True),
     "/v1/messages": Endpoint(_GENERATE, streams=True, named_events=True),
-    "/v1/messages/count_tokens": Endpoint(_GENERATE),
+    "/v1/messages/count_tokens": Endpoint(_GENERATE, tokens=False),
     "/v1/embeddings": Endpoint(_EMBEDDING),
-    "/tokenize": Endpoint(_GENERATE | _EMBEDDING),
-    "/detokenize": Endpoint(_GENERATE | _EMBEDDING),
+    "/tokenize": Endpoint(_GENERATE | _EMBEDDING, tokens=False),
+    "/detokenize": Endpoint(_GENERATE | _EMBEDDING, tokens=False),
 }
 
 

@@ -1,34 +1,48 @@
 """`/v1/models`: what is served here, and in what state."""
 
-from __future__ import annotations
+from typing import Annotated, Any
 
-from typing import Any
-
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 
-from citadel_llm.api.middleware.auth import authenticate
+from citadel_llm.api.identity.guard import SECURITY, Guard
+from citadel_llm.api.identity.principal import Principal
+from citadel_llm.api.middleware.auth import credentials_of
+from citadel_llm.api.routes.kinds import PERMISSION
 from citadel_llm.api.routes.resolve import unknown_model
 from citadel_llm.api.routes.schemas import ErrorBody, ModelList, ModelObject
 from citadel_llm.api.state import GatewayState
 from citadel_llm.api.upstream.model import ServedModel
 from citadel_llm.utils.config import AUTO
 
-__all__ = ["router"]
+__all__ = ["may_use", "router"]
+
+
+def may_use(caller: Principal | None, model: ServedModel) -> bool:
+    """Whether the caller is shown the model. Who may ask no model at all looks after them, and sees every one."""
+    if caller is None or caller.unbounded or caller.permissions.keys().isdisjoint(PERMISSION.values()):
+        return True
+    return caller.may(PERMISSION[model.config.kind], model.name)
 
 
 def router(state: GatewayState) -> APIRouter:
     """The endpoints of this family."""
     routes = APIRouter(prefix="/v1/models", tags=["models"])
-    keys: list[dict[str, list[str]]] = [{"bearer": []}, *([{}] if state.config.auth.public_model_list else [])]
-    security = {"security": keys}
+    security = {"security": [*SECURITY, *([{}] if state.config.auth.public_model_list else [])]}
 
-    def admit(request: Request) -> None:
+    guard = Guard(state)
+
+    asked = guard("models")
+
+    async def admit(request: Request) -> Principal | None:
         # A key that is given must be right even where none is needed, so that a client which
         # lists the models to try its key learns the truth about it.
-        key = request.headers.get("authorization")
-        if key is not None or not state.config.auth.public_model_list:
-            authenticate(state.keys, key.encode("latin-1") if key is not None else None)
+        if not state.config.auth.public_model_list or credentials_of(request.scope["headers"]) is not None:
+            return await asked(request)
+        return None
+
+    admit.permissions = ("models",)  # type: ignore[attr-defined]
+    Admitted = Annotated[Principal | None, Depends(admit)]
 
     def show(model: ServedModel) -> dict[str, Any]:
         return {
@@ -62,9 +76,9 @@ def router(state: GatewayState) -> APIRouter:
         responses={401: {"model": ErrorBody}},
         openapi_extra=security,
     )
-    async def list_models(request: Request) -> JSONResponse:
-        admit(request)
-        return JSONResponse({"object": "list", "data": [show(model) for model in state.models.values()]})
+    async def list_models(caller: Admitted) -> JSONResponse:
+        seen = [show(model) for model in state.models.values() if may_use(caller, model)]
+        return JSONResponse({"object": "list", "data": seen})
 
     @routes.get(
         "/{model_id:path}",
@@ -73,18 +87,17 @@ def router(state: GatewayState) -> APIRouter:
         responses={401: {"model": ErrorBody}, 404: {"model": ErrorBody}},
         openapi_extra=security,
     )
-    async def get_model(model_id: str, request: Request) -> JSONResponse:
-        admit(request)
+    async def get_model(model_id: str, caller: Admitted) -> JSONResponse:
         name = state.config.aliases.get(model_id, model_id)
         sized = [
             model
             for model in state.models.values()
-            if model.config.size_gb is not None and model.config.kind == "generate"
+            if model.config.size_gb is not None and model.config.kind == "generate" and may_use(caller, model)
         ]
         if name == AUTO and sized:
             return JSONResponse({**show_auto(sized), "id": model_id})
         model = state.models.get(name)
-        if model is None:
+        if model is None or not may_use(caller, model):
             raise unknown_model(model_id, state)
         # An alias is shown under the name that was asked for, as OpenAI's clients expect.
         return JSONResponse({**show(model), "id": model_id}, headers={"x-citadel-model": model.name})

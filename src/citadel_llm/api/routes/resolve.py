@@ -7,6 +7,7 @@ from time import monotonic
 import msgspec
 
 from citadel_llm.api.errors import ApiError
+from citadel_llm.api.identity.guard import denied
 from citadel_llm.api.middleware.exchange import Exchange
 from citadel_llm.api.routing.auto import Candidate, Choice, Needs, choose, needs_of
 from citadel_llm.api.routing.balance import affinity_key
@@ -57,7 +58,13 @@ class Resolver:
             needs = needs_of(body, config.auto, remaining_s)
         except (ValueError, RecursionError) as failure:
             raise ApiError(400, "invalid_request", f"The body is not a valid request: {failure}") from failure
-        choice = choose(needs, [_candidate(model, needs, exchange.caller) for model in self._sized])
+        sized = self._sized
+        principal = exchange.principal
+        if principal is not None and not principal.unbounded:
+            sized = [model for model in sized if principal.may("inference", model.name)]
+            if not sized:
+                raise denied("inference", AUTO)
+        choice = choose(needs, [_candidate(model, needs, exchange.caller) for model in sized])
         if exchange.explanation is not None:
             passed = [f"not {name} ({reason})" for name, reason in choice.passed_over]
             exchange.explanation.add("auto", ", ".join([choice.name or "none", *passed]))

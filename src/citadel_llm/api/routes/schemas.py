@@ -16,12 +16,14 @@ __all__ = [
     "ChatRequest",
     "Completion",
     "CompletionRequest",
+    "EngineHealth",
     "ErrorBody",
     "Health",
     "Live",
     "ModelList",
     "ModelObject",
     "Ready",
+    "StateName",
 ]
 
 
@@ -211,7 +213,8 @@ class EngineHealth(BaseModel):
     address: str
     state: StateName
     reachable: bool
-    draining: bool
+    draining: bool = Field(description="Finishes what it has, and gets nothing new")
+    drained: bool = Field(description="For an operator said so: `PUT /admin/v1/drain/MODEL`")
     latency_ms: float | None
     in_flight: int
     waiting: int = Field(description="Requests that wait inside the engine, as it last said")
@@ -229,6 +232,25 @@ class ModelHealth(BaseModel):
     engines: list[EngineHealth]
 
 
+class VectorHealth(BaseModel):
+    """Qdrant, as the last calls found it."""
+
+    up: bool | None
+    breaker: Literal["closed", "half_open", "open"]
+
+
+class AuditHealth(BaseModel):
+    """The audit log's journal."""
+
+    state: Literal["ok", "waiting", "full"] = Field(
+        description="`waiting`: for the database; `full`: there is no room for more, and new requests may be refused"
+    )
+    pending: int = Field(description="Records that are not in the database yet")
+    spool_bytes: int
+    spool_limit_bytes: int
+    error: str | None
+
+
 class Health(BaseModel):
     """The whole."""
 
@@ -236,4 +258,9 @@ class Health(BaseModel):
     instance: str
     version: str
     draining: bool
+    dependencies: dict[str, Literal["up", "down"]] = Field(
+        description="Those that are configured; while one is down, inference goes on"
+    )
+    audit: AuditHealth | None = Field(None, description="Of this instance; none where nothing is audited")
     models: dict[str, ModelHealth]
+    vector: VectorHealth | None  # none: turned off

@@ -30,18 +30,32 @@ def _example(example: dict[str, Any]) -> ConfigDict:
     return ConfigDict(extra="allow", json_schema_extra={"examples": [example]})
 
 
+class ConversationReference(BaseModel):
+    """A conversation, by its id."""
+
+    id: str
+
+    model_config = ConfigDict(extra="allow")
+
+
 class ResponseRequest(BaseModel):
-    """Input to respond to. Nothing is kept: each request carries the whole conversation."""
+    """Input to respond to, and what it follows."""
 
     model: str = _MODEL
-    input: str | list[dict[str, Any]] = Field(description="A text, or the conversation's items so far")
+    input: str | list[dict[str, Any]] = Field(description="A text, or items; all of them, where it follows nothing")
     instructions: str | None = Field(None, description="What a system message would say")
     max_output_tokens: int | None = Field(
         None, ge=1, le=MOST_TOKENS, description="At most so many tokens are generated"
     )
     temperature: float | None = Field(None, ge=0, description="The model's own default is used where none is given")
     stream: bool = False
-    store: Literal[False] = Field(False, description="Responses are not kept on this server")
+    store: bool | None = Field(
+        None, description="Whether the response is kept; where nothing is said, it is if that is possible"
+    )
+    previous_response_id: str | None = Field(None, description="A kept response that this one follows")
+    conversation: str | ConversationReference | None = Field(
+        None, description="Its items go before the input, and input and answer are added to it"
+    )
 
     model_config = _example({"model": "phi3", "input": "Name three uses of a paperclip.", "max_output_tokens": 64})
 

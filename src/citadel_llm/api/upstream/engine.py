@@ -57,6 +57,7 @@ class Engine:
         self.reachable = False
         self.ever_up = False
         self.draining = False
+        self.drained = False  # it drains for an operator said so; its unit may have said so as well
         self.failures = 0
         self.latency_s: float | None = None
         self.last_error: str | None = None

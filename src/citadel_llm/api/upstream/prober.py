@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from time import monotonic
 
 from citadel_llm.api.upstream.connection import BadResponse, Connection, ConnectionLost
+from citadel_llm.api.upstream.drains import Drains, drain_name
 from citadel_llm.api.upstream.engine import Engine
 from citadel_llm.api.upstream.model import ServedModel
 from citadel_llm.utils.config import Probe
@@ -29,8 +30,9 @@ type OnChange = Callable[[ServedModel, Engine], None]
 class Prober:
     """One task an engine. `on_change` is called after each change of an engine's state."""
 
-    def __init__(self, models: Iterable[ServedModel], config: Probe, on_change: OnChange) -> None:
+    def __init__(self, models: Iterable[ServedModel], config: Probe, drains: Drains, on_change: OnChange) -> None:
         self._config = config
+        self._drains = drains
         self._on_change = on_change
         self._watched = [(model, engine) for model in models for engine in model.engines]
         self._tasks: list[asyncio.Task[None]] = []
@@ -55,10 +57,12 @@ class Prober:
         self._connections.clear()
 
     def look_at_markers(self) -> None:
-        """Take note of which engines drain. Cheap: one look at a file in memory for each engine."""
+        """Take note of which engines drain. Cheap: one look at a file in memory for each engine, and at a folder."""
+        drained = self._drains.look()
         for model, engine in self._watched:
             marker = engine.upstream.draining_marker
-            draining = marker is not None and os.path.exists(marker)
+            engine.drained = bool(drained) and drain_name(model.name, engine.url) in drained
+            draining = engine.drained or (marker is not None and os.path.exists(marker))
             if draining != engine.draining:
                 engine.draining = draining
                 self._on_change(model, engine)

@@ -80,9 +80,9 @@ class Link:
         rng: Random | None = None,
     ) -> None:
         """`credentials` is asked before each connection; `on_change` hears whether there is one, and why not."""
-        self._path = path
-        self._load = credentials
-        self._options = options
+        self.path = path
+        self.load = credentials
+        self.options = options
         self._on_change = on_change or (lambda _up, _reason: None)
         self._rng = rng or Random()  # noqa: S311 — spreads attempts over time
         self._task: asyncio.Task[None] | None = None
@@ -116,8 +116,8 @@ class Link:
         while True:
             connection: Connection | None = None
             try:
-                credentials = self._load()
-                connection = await connect(loop, self._path, credentials.user, credentials.password, self._options)
+                credentials = self.load()
+                connection = await connect(loop, self.path, credentials.user, credentials.password, self.options)
                 await self.opened(connection)
                 began = monotonic()
                 self.connection, self.credentials = connection, credentials
@@ -128,7 +128,7 @@ class Link:
                 if monotonic() - began >= _LASTING_S:
                     failures = 0
             except TimeoutError:
-                self.reason = f"{self._path}: no connection within {self._options.handshake_s:g} s"
+                self.reason = f"{self.path}: no connection within {self.options.handshake_s:g} s"
             except (OSError, CacheUnavailable) as error:
                 self.reason = str(error)
             finally:

@@ -9,12 +9,10 @@ from typing import Any
 import sqlalchemy
 from sqlalchemy.pool import NullPool
 
-from citadel_llm.integration.database.target import DatabaseError, Target
+from citadel_llm.integration.database.target import ON_PRIMARY, DatabaseError, Target
 
 __all__ = ["connected", "locked", "transaction"]
 
-# Pgpool-II sends no statement that begins with this to a standby, where it might not yet be true.
-ON_PRIMARY = "/*NO LOAD BALANCE*/ "
 # Two deployers, one at a time: 'citadel' in ASCII, as a number.
 LOCK = int.from_bytes(b"citadel")
 CONNECT_TIMEOUT_S = 10

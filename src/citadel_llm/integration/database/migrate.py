@@ -16,7 +16,7 @@ from citadel_llm.integration.database import privileges
 from citadel_llm.integration.database.connection import locked
 from citadel_llm.integration.database.target import SCHEMA, DatabaseError
 
-__all__ = ["MIGRATIONS", "Outcome", "current", "downgrade", "is_newer", "revisions", "upgrade"]
+__all__ = ["MIGRATIONS", "Outcome", "config", "current", "downgrade", "is_newer", "partitions", "revisions", "upgrade"]
 
 MIGRATIONS = Path(__file__).with_name("migrations")
 MONTHS_AHEAD = 2
@@ -98,11 +98,11 @@ def upgrade(
                     privileges.need_role(connection, runtime_user)
                     outcome.settings = _set(connection, settings or {}, dry_run)
                     outcome.privileges = privileges.bring(connection, runtime_user, dry_run)
-                    outcome.partitions = _partitions(connection, dry_run)
+                    outcome.partitions = partitions(connection, dry_run)
                 return outcome
             privileges.need_role(connection, runtime_user)
             connection.exec_driver_sql(f"create schema if not exists {SCHEMA}")
-            command.upgrade(_config(directory, connection), pending[0])
+            command.upgrade(config(directory, connection), pending[0])
             outcome.applied.append(pending[0])
 
 
@@ -125,7 +125,7 @@ def downgrade(engine: sqlalchemy.Engine, revision: str, *, directory: Path = MIG
             if revision != "base" and known.index(revision) > position:
                 raise DatabaseError(f"the schema is of revision {before}, before {revision}: that is an upgrade")
             to = known[position - 1] if position else "base"
-            command.downgrade(_config(directory, connection), to)
+            command.downgrade(config(directory, connection), to)
             outcome.applied.append(before)
             if to == "base":
                 connection.exec_driver_sql(f"drop table {SCHEMA}.alembic_version")
@@ -145,17 +145,18 @@ def _set(connection: sqlalchemy.Connection, wanted: dict[str, int], dry_run: boo
     return changed
 
 
-def _partitions(connection: sqlalchemy.Connection, dry_run: bool) -> int:
+def partitions(connection: sqlalchemy.Connection, dry_run: bool = False) -> int:
     """How many partitions of the audit log were made, or are missing."""
     function = "audit_missing_partitions" if dry_run else "audit_make_partitions"
     return int(connection.exec_driver_sql(f"select {SCHEMA}.{function}({MONTHS_AHEAD})").scalar_one())
 
 
-def _config(directory: Path, connection: sqlalchemy.Connection) -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(directory).replace("%", "%%"))
-    config.attributes["connection"] = connection
-    return config
+def config(directory: Path, connection: sqlalchemy.Connection) -> Config:
+    """Alembic's, for the revisions in a directory and the caller's own transaction."""
+    made = Config()
+    made.set_main_option("script_location", str(directory).replace("%", "%%"))
+    made.attributes["connection"] = connection
+    return made
 
 
 def _script(directory: Path) -> ScriptDirectory:

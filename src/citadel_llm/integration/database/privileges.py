@@ -29,10 +29,18 @@ _TABLES = {
     "api_keys": _KEEP,
     "sessions": _ALL,
     "messages": _ALL,
+    "responses": _ALL,
     "audit_log": _ADD,
+    "audit_chains": _KEEP,
     "usage_rollups": _KEEP,
     "feedback": _ALL,
     "budgets": _ALL,
+    "limits": _ALL,
+    "identity_version": _READ,
+    "files": _ALL,
+    "vector_stores": _ALL,
+    "vector_store_batches": _ALL,
+    "vector_store_files": _ALL,
 }
 _FUNCTIONS = (
     "audit_missing_partitions(integer)",

@@ -8,13 +8,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["SCHEMA", "DatabaseError", "Target", "load_target"]
+__all__ = ["ON_PRIMARY", "SCHEMA", "DatabaseError", "DatabaseUnavailable", "Target", "load_target"]
 
 SCHEMA = "llm"
+# Pgpool-II sends no statement that begins with this to a standby, where what was just written might not be yet.
+ON_PRIMARY = "/*NO LOAD BALANCE*/ "
 
 
 class DatabaseError(Exception):
     """Something that the caller can act on; its text says what."""
+
+
+class DatabaseUnavailable(Exception):
+    """The database is away, or too slow; nothing is wrong with what was asked of it."""
 
 
 @dataclass(frozen=True)

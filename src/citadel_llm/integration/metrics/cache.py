@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -19,6 +20,7 @@ class CacheCounters:
     """Implements `CacheMetrics`; all children are bound at once."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
         requests = Counter(
             f"{_PREFIX}_requests",
             "Requests that could be cached: hit from Redis, shared with one under way, miss, store, bypass",
@@ -27,12 +29,6 @@ class CacheCounters:
         )
         failures = Counter(f"{_PREFIX}_failures", "Calls that Redis did not answer", ["operation"], registry=registry)
         moved = Counter(f"{_PREFIX}_bytes", "Bytes of answers, replayed and stored", ["direction"], registry=registry)
-        self.up = Gauge(
-            f"{_PREFIX}_up",
-            "1 where there is a connection to Redis; the least that any instance says",
-            registry=registry,
-            multiprocess_mode="livemin",
-        )
         self._lookup = Histogram(
             f"{_PREFIX}_lookup_seconds", "How long Redis took to look", buckets=_LOOKUP, registry=registry
         )
@@ -40,6 +36,16 @@ class CacheCounters:
         self._failed = {operation: failures.labels(operation) for operation in ("get", "set")}
         self._replayed = moved.labels("replayed")
         self._stored = moved.labels("stored")
+
+    @cached_property
+    def up(self) -> Gauge:
+        """Made when first used: where it is turned off, it is not down."""
+        return Gauge(
+            f"{_PREFIX}_up",
+            "1 where there is a connection to Redis; the least that any instance says",
+            registry=self._registry,
+            multiprocess_mode="livemin",
+        )
 
     def answered(self, outcome: Outcome) -> None:
         """A request that could have been cached was answered."""

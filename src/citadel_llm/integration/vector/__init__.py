@@ -1,4 +1,4 @@
-"""Qdrant behind its gateway: collections, upserts and searches for retrieval live here.
+"""Qdrant behind its gateway: which collections there are, and the client that asks it.
 
-The gateway of this release offers no vector endpoint, so nothing is needed of it yet.
+`docs/vector.md` says how it is set up, used and measured.
 """

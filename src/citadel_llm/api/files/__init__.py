@@ -1,0 +1,1 @@
+"""Files, vector stores, what is put into them and found in them."""

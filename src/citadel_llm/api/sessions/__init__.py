@@ -1,0 +1,1 @@
+"""What is kept between requests: conversations, and responses that others follow."""

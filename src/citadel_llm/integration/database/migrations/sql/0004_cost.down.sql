@@ -1,0 +1,1 @@
+alter table llm.usage_rollups drop column cost;
