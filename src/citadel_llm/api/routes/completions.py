@@ -321,6 +321,7 @@ class Completions:
         if exchange.finished:
             return
         exchange.finished = True
+        call.before_end = None  # it holds the call: both would wait for the garbage collector
         state, error = self._state, exchange.error
         duration = monotonic() - exchange.began
         status = exchange.status or 499
