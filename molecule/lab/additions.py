@@ -15,7 +15,7 @@ from types import ModuleType
 
 import metrics
 import sql
-from settings import METRICS_HOST, SQL_HOST, VECTOR_HOST, Carried, Lab, LabError, resolvers
+from settings import METRICS_HOST, SQL_HOST, VECTOR_HOST, Carried, Lab, LabError, alone, resolvers
 
 import vector
 
@@ -75,8 +75,10 @@ def ensure(lab: Lab, host: str, image: Path, settings: Carried) -> Base:
         recipe += service.recipe()
     target = lab.cache / "additions" / f"{service.__name__}-{hashlib.sha256(recipe).hexdigest()[:12]}"
     if not target.is_dir():
-        _build(service, image, target, settings)
-        _prune(target, service.__name__)
+        with alone(target):
+            if not target.is_dir():
+                _build(service, image, target, settings)
+                _prune(target, service.__name__)
     return Base(image, (target,))
 
 

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from settings import Carried, Lab, LabError, apt_mirror
+from settings import Carried, Lab, LabError, alone, apt_mirror
 
 PACKAGES = [
     "systemd", "systemd-sysv", "dbus", "openssh-server", "sudo", "python3", "python3-venv", "python3-apt",
@@ -30,9 +30,14 @@ def image_directory(lab: Lab, release: str, settings: Carried) -> Path:
 def ensure_image(lab: Lab, release: str, settings: Carried) -> Path:
     """The image of a release; built beside its final name and renamed, so that a half-built one is never used."""
     image = image_directory(lab, release, settings)
-    if image.is_dir():
-        return image
-    image.parent.mkdir(parents=True, exist_ok=True)
+    if not image.is_dir():
+        with alone(image):
+            if not image.is_dir():
+                _build(image, release, settings)
+    return image
+
+
+def _build(image: Path, release: str, settings: Carried) -> None:
     building = image.with_name(f".{image.name}.{os.getpid()}")
     command = [
         "mmdebstrap",
@@ -60,7 +65,6 @@ def ensure_image(lab: Lab, release: str, settings: Carried) -> Path:
     _furnish(building, settings)
     building.rename(image)
     _prune(image)
-    return image
 
 
 def _packages(release: str) -> list[str]:

@@ -140,6 +140,7 @@ class Machine:
         # The machine's name is the lab's too: what nspawn keeps under a name in /run is shared by all who have it.
         if _hierarchies():
             command.append("--keep-unit")
+        command += [f"systemd.mask={unit}" for unit in os.environ.get("LAB_MASKED", "").split()]  # read by its init
         cgroups = [str(directory) for directory in self._make_cgroups()]
         with (self.directory / "console.log").open("ab") as console:
             subprocess.Popen(

@@ -13,7 +13,7 @@ import subprocess
 import zlib
 from pathlib import Path
 
-from settings import GATEWAY_ADDRESS, NETWORK_BITS, Lab, LabError
+from settings import GATEWAY_ADDRESS, NETWORK_BITS, Lab, LabError, alone
 
 FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
 RUN = Path("/run/citadel-lab")
@@ -35,7 +35,7 @@ table ip {table} {{
 
 def leave_namespace() -> None:
     """Re-executes this process in the machine's own network namespace when it was called inside a lab's."""
-    if exists(OUTSIDE) and os.stat("/proc/self/ns/net").st_ino != os.stat(f"/run/netns/{OUTSIDE}").st_ino:
+    if _is_namespace(OUTSIDE) and os.stat("/proc/self/ns/net").st_ino != os.stat(f"/run/netns/{OUTSIDE}").st_ino:
         command = inside(OUTSIDE, _own_command())
         os.execvp(command[0], command)
 
@@ -50,6 +50,14 @@ def inside(namespace: str, command: list[str]) -> list[str]:
 
 def exists(namespace: str) -> bool:
     return Path("/run/netns", namespace).exists()
+
+
+def _is_namespace(name: str) -> bool:
+    """Whether the name leads to one: it is a plain file before it is attached, and where an attaching was killed."""
+    try:
+        return os.stat(f"/run/netns/{name}").st_dev == os.stat("/proc/self/ns/net").st_dev
+    except FileNotFoundError:
+        return False
 
 
 def _ip(*arguments: str, namespace: str | None = None, check: bool = True) -> str:
@@ -98,14 +106,17 @@ def _index(lab: Lab) -> int:
 def up(lab: Lab) -> None:
     """Builds what is missing of the network; idempotent, and mends what a killed run left half-made."""
     check_owner(lab)
-    RUN.mkdir(exist_ok=True)
-    if not (RUN / "ip_forward").exists():
-        (RUN / "ip_forward").write_text(FORWARD.read_text())
-    index = _index(lab)
-    (RUN / lab.name).write_text(f"{lab.directory}\n{index}")
+    with alone(RUN):  # what all labs of the machine share
+        RUN.mkdir(exist_ok=True)
+        if not (RUN / "ip_forward").exists():
+            (RUN / "ip_forward").write_text(FORWARD.read_text())
+        index = _index(lab)
+        (RUN / lab.name).write_text(f"{lab.directory}\n{index}")
+        FORWARD.write_text("1\n")
+        if not _is_namespace(OUTSIDE):
+            Path("/run/netns", OUTSIDE).unlink(missing_ok=True)
+            _ip("netns", "attach", OUTSIDE, str(os.getpid()))
     uplink, subnet = f"cl{index}up", f"10.199.{index}"
-    if not exists(OUTSIDE):
-        _ip("netns", "attach", OUTSIDE, str(os.getpid()))
     _make_namespace(lab.namespace())
     if not (_link_exists(uplink) and _link_exists("up0", lab.namespace())):
         _ip("link", "del", uplink, check=False)
@@ -121,7 +132,6 @@ def up(lab: Lab) -> None:
     _ip("link", "set", "br0", "up", namespace=lab.namespace())
     _nft(MASQUERADE.format(table=_table(lab), match=f"ip saddr {subnet}.0/30"))
     _nft(MASQUERADE.format(table=_table(lab), match='oifname "up0"'), namespace=lab.namespace())
-    FORWARD.write_text("1\n")
     subprocess.run(inside(lab.namespace(), ["sh", "-c", f"echo 1 > {FORWARD}"]), check=True)
 
 
@@ -201,12 +211,14 @@ def down(lab: Lab) -> None:
     for host in lab.hosts:
         remove(lab.namespace(host))
     remove(lab.namespace())
-    _ip("link", "del", f"cl{_index(lab)}up", check=False)
     subprocess.run(["nft", "delete", "table", "ip", _table(lab)], capture_output=True)
-    (RUN / lab.name).unlink(missing_ok=True)
-    before = RUN / "ip_forward"
-    if before.exists() and not [p for p in RUN.iterdir() if p != before]:
-        FORWARD.write_text(before.read_text())
-        before.unlink()
-        RUN.rmdir()
-        subprocess.run(["ip", "netns", "del", OUTSIDE], capture_output=True)
+    with alone(RUN):
+        if index := _mark(lab.name)[1]:
+            _ip("link", "del", f"cl{index}up", check=False)
+        (RUN / lab.name).unlink(missing_ok=True)
+        before = RUN / "ip_forward"
+        if before.exists() and not [p for p in RUN.iterdir() if p != before]:
+            FORWARD.write_text(before.read_text())
+            before.unlink()
+            RUN.rmdir()
+            subprocess.run(["ip", "netns", "del", OUTSIDE], capture_output=True)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import configparser
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import re
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -90,6 +93,15 @@ class Lab:
         if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,80}", layer):
             raise LabError(f"layer {layer!r}: use letters, digits, '.', '_' and '-'")
         return self.directory / "layers" / host / layer
+
+
+@contextlib.contextmanager
+def alone(target: Path) -> Iterator[None]:
+    """One at a time makes what is kept at `target`, of all labs of this machine; the others wait, and find it made."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.with_name(f".{target.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel frees it when its holder dies, however it dies
+        yield
 
 
 def apt_mirror(release: str) -> str | None:

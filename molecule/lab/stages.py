@@ -34,6 +34,8 @@ BESIDE = {
     "monitoring": ["src/citadel_monitoring"],
 }
 CHANGES_NOTHING = {"preflight"}
+# These have nothing to do with the engines, whose start would take both cores for a minute.
+WITHOUT_ENGINES = {"cache", "database", "vector"}
 
 
 def roles() -> list[str]:
@@ -79,6 +81,10 @@ def begin(role: str) -> None:
     before = order[: order.index(role)] if role in order else []
     there = kept()
     ready = next((before[:count] for count in range(len(before), 0, -1) if name(before[:count]) in there), [])
+    missing = before[len(ready) :]
+    masked = {"LAB_MASKED": "citadel-model@.service"} if role in WITHOUT_ENGINES else {}
+    if "model" not in missing:  # that role starts them
+        os.environ.update(masked)
     lab("reset", HOST, *(["--from", name(ready)] if ready else []))
     if role in {"database", "site"}:
         lab("reset", SQL_HOST)  # an empty database
@@ -87,7 +93,6 @@ def begin(role: str) -> None:
     if role in {"vector", "site"}:
         lab("reset", VECTOR_HOST)  # no collections
     lab("up")
-    missing = before[len(ready) :]
     # What these make lies on hosts that are not among what is kept.
     elsewhere = [part for part in ("database", "vector") if part in before and part not in missing]
     missing = [*elsewhere, *missing]
@@ -98,6 +103,7 @@ def begin(role: str) -> None:
         if subprocess.run(command, cwd=REPO, env=environment, check=False).returncode != 0:
             sys.exit(f"stages: site.yml with {', '.join(missing)} failed; its message is above")
         keep(before[-1])
+        os.environ.update(masked)
         lab("up")
     lab("exec", HOST, "systemctl", "is-system-running", "--wait")  # what its units start is up too
 

@@ -10,7 +10,7 @@ import yaml
 
 from citadel_monitoring.site import Site
 
-__all__ = ["INTERVAL_S", "PRODUCT", "Alert", "Case", "Group", "Record", "cases_texts", "rules_text"]
+__all__ = ["INTERVAL_S", "PRODUCT", "Alert", "Case", "Group", "Record", "cases_texts", "rules_text", "seconds"]
 
 INTERVAL_S = 10  # how often rules are evaluated, and the distance of a case's samples
 PRODUCT = "citadel"
@@ -91,6 +91,11 @@ def duration(seconds: int) -> str:
         if seconds and seconds % size == 0:
             return f"{seconds // size}{unit}"
     return f"{seconds}s"
+
+
+def seconds(text: str) -> int:
+    """A duration of one unit, as Prometheus writes it, in seconds."""
+    return int(text[:-1]) * {"d": 86400, "h": 3600, "m": 60, "s": 1}[text[-1]]
 
 
 def rules_text(groups: Iterable[Group], site: Site, header: str) -> str:

@@ -109,6 +109,16 @@ async def test_a_refusal_and_a_break_are_told_in_words(console, engines):
     await expect(console.page.get_by_role("button", name="Send")).to_be_enabled()
 
 
+async def test_what_is_added_to_a_long_talk_is_in_sight(console):
+    await console.ready()
+    log = "document.getElementById('turns')"
+    hidden = f"{log}.scrollHeight - {log}.scrollTop - {log}.clientHeight"
+    for turn in range(6):
+        await console.chat(f"Question {turn} " + "word " * 60)
+        await expect(console.page.get_by_role("button", name="Bad answer")).to_have_count(turn + 1)
+        assert abs(await console.page.evaluate(hidden)) <= 1
+
+
 async def test_a_thumb_says_where_ratings_are_not_kept(console):
     await console.ready()
     await console.chat("Hello")

@@ -169,14 +169,17 @@ def run_module(tmp_path):
 
 
 @pytest.fixture
-def shell_in(run_module):
+def shell_in():
     """`shell_in(folder)`: a function that runs a command on the LLM server, where `folder` is empty meanwhile."""
     folders = []
 
     def told(command):
-        result = run_module("ansible.builtin.shell", {"cmd": command, "chdir": "/"})
-        assert result["rc"] == 0, result
-        return result["stdout"]
+        done = subprocess.run(
+            [str(REPO / "bin/lab"), "exec", HOST, "sh", "-c", f"cd /; {command}"],
+            timeout=120, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout.removesuffix("\n")
 
     def opened(folder):
         told(f"rm -rf {folder} && install -d -o root -g citadel -m 0750 {folder}")

@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,7 @@ import pytest_asyncio
 from audited import prepared, verdicts
 from sql_host import until
 
+import waiting
 from citadel_llm.api.audit.journal import Journal, Options, sync
 from citadel_llm.api.audit.record import Record, encode
 from citadel_llm.api.audit.shipper import Shipper
@@ -154,6 +156,28 @@ async def test_a_batch_whose_commit_was_not_answered_is_not_carried_twice(carry,
     assert ask("select count(*), max(position) from llm.audit_log") == [(10, 10)]
 
 
+async def test_a_journal_that_cannot_be_read_for_a_while_is_carried_afterwards(pool, journal, ask, told):
+    one, wake = journal(segment_bytes=4096), asyncio.Event()
+    write(one, *(record(number) for number in range(100)))
+    shipper = Shipper(one, pool, Metrics("1").audit, lambda level, event, **f: told.append((event, f)))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.open("/dev/null", os.O_RDONLY)
+    os.close(lowest)
+    running = asyncio.create_task(shipper.run(wake))
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))  # no file can be opened any more
+        await waiting.until(lambda: shipper.error or running.done(), what="it is told")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert "Too many open files" in shipper.error
+        await waiting.until(lambda: one.done_to == one.last or running.done(), what="all of it is carried")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    assert [event for event, _ in told] == ["audit_waits", "audit_goes_on"]
+    assert ask("select request_id from llm.audit_log order by position") == [(f"req-{n}",) for n in range(100)]
+
+
 async def test_what_the_database_refuses_is_put_aside_and_holds_up_nothing(carry, journal, ask, told, target, tmp_path):
     one = journal()
     records = [record(n) for n in range(100)]
@@ -196,6 +220,20 @@ async def test_what_was_lost_of_a_journal_shows_as_a_row_in_its_place(carry, jou
     assert count > 10
     assert ask("select count(*) from llm.audit_log where action = 'chat'") == [(300 - count,)]
     assert list(verdicts(target("database_gateway_url")).values()) == [(301 - count, None, "")]
+
+
+async def test_a_file_of_a_journal_that_was_removed_shows_as_a_row_in_its_place(carry, journal, ask, target, tmp_path):
+    one = journal(segment_bytes=4096)
+    write(one, *(record(number) for number in range(200)))
+    names = sorted((tmp_path / "spool/1").glob("*.journal"))
+    begin, end = (int(path.stem) for path in names[1:3])
+    names[1].unlink()
+    await carry(one)
+    rows = ask("select request_id, action, detail from llm.audit_log order by position")
+    assert [name for name, _, _ in rows if name != "-"] == [f"req-{n}" for n in range(200) if not begin <= n + 1 < end]
+    [(place, detail)] = [(i, detail) for i, (_, action, detail) in enumerate(rows) if action == "audit.lost"]
+    assert (place, detail["from"], detail["to"]) == (begin - 1, begin, end - 1)
+    assert list(verdicts(target("database_gateway_url")).values()) == [(len(rows), None, "")]
 
 
 async def test_an_old_copy_of_a_journal_begins_another_chain_and_loses_nothing(carry, journal, ask, target, tmp_path):

@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 import zlib
 from collections.abc import Iterator
@@ -250,3 +251,73 @@ def test_down_leaves_nothing_even_after_a_killed_up() -> None:
     while (left := traces()) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert left == []
+
+
+def test_what_all_labs_share_is_made_by_one_of_them_while_the_others_wait(tmp_path: Path) -> None:
+    """Two labs on a machine that has no image yet: the second finds the first one's."""
+    script = f"""
+import sys, time
+from pathlib import Path
+sys.path.insert(0, {str(REPO / "molecule/lab")!r})
+from settings import alone
+target = Path({str(tmp_path)!r}) / "images" / "made"
+with alone(target):
+    if not target.is_dir():
+        building = target.with_name("building")
+        building.mkdir()  # fails where another one builds
+        while not Path({str(tmp_path)!r}, "go").exists():
+            time.sleep(0.01)
+        building.rename(target)
+        print("built")
+"""
+    ones = [subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    (tmp_path / "go").touch()
+    said = [one.communicate(timeout=30)[0] for one in ones]
+    assert [one.returncode for one in ones] == [0, 0, 0]
+    assert sorted(said) == ["", "", "built\n"]
+
+
+def test_labs_that_come_and_go_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
+    """Of the network alone, which takes no time to boot; each is of its own lab, with a number of its own."""
+    script = f"""
+import os, sys, time
+from pathlib import Path
+sys.path.insert(0, {str(REPO / "molecule/lab")!r})
+import network
+from settings import Lab
+lab, folder = Lab.from_environment(), Path({str(tmp_path)!r})
+for turn in range(5):
+    (folder / f"{{lab.name}}-{{turn}}").touch()
+    while len(list(folder.glob(f"*-{{turn}}"))) < 4:
+        time.sleep(0.001)
+    network.up(lab)
+    assert network._is_namespace(network.OUTSIDE)
+    print((network.RUN / lab.name).read_text().split()[1])
+    (folder / f"{{lab.name}}-{{turn}}.up").touch()
+    while len(list(folder.glob(f"*-{{turn}}.up"))) < 4:
+        time.sleep(0.001)
+    network.down(lab)
+"""
+    names = [f"{NAME[:7]}{count}" for count in range(4)]
+    ones = [
+        subprocess.Popen(
+            [sys.executable, "-c", script],
+            env={**ENVIRONMENT, "LAB_NAME": name},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for name in names
+    ]
+    try:
+        said = [one.communicate(timeout=60) for one in ones]
+    finally:
+        for one in ones:
+            one.kill()
+        for name in names:
+            lab("down", name=name)
+            shutil.rmtree(REPO / f".lab-{name}", ignore_errors=True)
+    assert [(one.returncode, errors) for one, (_, errors) in zip(ones, said, strict=True)] == [(0, "")] * 4
+    for turn in zip(*[out.split() for out, _ in said], strict=True):
+        assert len(set(turn)) == 4, "each has a number that no other has"
+    assert traces() == []

@@ -10,13 +10,13 @@ import sys
 import time
 from pathlib import Path
 
-from performance import machine
+from performance import database, interpreter, machine
 from performance.measure import CONNECTIONS, Bench, Plan, rounds
 from performance.overload import overload
 from performance.procs import NotStarted, pick_cores, siblings_of
 from performance.report import as_list, between_markers, markdown
 from performance.soak import soak
-from performance.subjects import NAMES, REPO, UNCOUNTED, install, version
+from performance.subjects import DATABASE, NAMES, REPO, UNCOUNTED, install, version
 
 __all__ = ["main"]
 
@@ -44,8 +44,18 @@ def arguments(words: list[str]) -> argparse.Namespace:
         "--soak", type=int, metavar="N", help="requests of the soak (default: 50000, --quick 5000); 0: none"
     )
     parser.add_argument("--overload", action=argparse.BooleanOptionalAction, default=True, help="the overload part")
+    parser.add_argument(
+        "--database",
+        action="store_true",
+        help="our gateway with one, as on a host: keys read there, the audit log carried there; in bin/lab run",
+    )
     parser.add_argument("--alone", action="store_true", help="only what --soak and --overload ask for, no peers")
     parser.add_argument("--write", action="store_true", help="write the tables into docs/bench.md too")
+    parser.add_argument(
+        "--interpreter",
+        choices=["host", "own"],
+        help="a host's Python, inside the lab's image, or .venv's (default: this one if it is the distribution's)",
+    )
     parser.add_argument("--python-tools", action="store_true", help="the engine and load generator in Python, not C")
     found = parser.parse_args(words)
     unknown = set(filter(None, found.only.split(","))) - set(NAMES)
@@ -65,6 +75,22 @@ def _tools(*, python: bool) -> tuple[dict[str, list[str]], str]:
     return {n: [str(BUILD / n)] for n in names}, "C, epoll"
 
 
+def _set_up(options: argparse.Namespace, words: list[str]) -> tuple[Bench, str]:
+    """What measures, and what it is made of; goes on inside the image where that is wanted. Raises NotStarted."""
+    if options.database and DATABASE not in os.environ:
+        database.prepare(BUILD / "database", BUILD / "run" / "citadel" / "audit")
+    tools, kind = _tools(python=options.python_tools)
+    wanted = options.interpreter or ("own" if interpreter.distributions() else "host")
+    if wanted == "host" and not interpreter.inside():
+        say("going on inside the image of the lab's LLM server, for the Python of a host")
+        reason = interpreter.enter(words)
+        if options.interpreter:
+            raise NotStarted(reason)
+        say(f"going on with the slower Python of .venv: {reason}")
+    cores = pick_cores(os.sched_getaffinity(0), siblings_of)
+    return Bench(tools["engine"], tools["load"], cores, BUILD / "run"), kind
+
+
 def main(words: list[str]) -> int:
     """Measure and write. 1 where something could not be measured at all, 2 for a wrong call."""
     options = arguments(words)
@@ -73,19 +99,13 @@ def main(words: list[str]) -> int:
     plan = Plan(1, 0.5, 1.5, 1.5, 1.0) if options.quick else Plan()
     if options.rounds:
         plan = Plan(options.rounds, plan.warm_s, plan.load_s, plan.stream_s, plan.first_s)
-    tools, kind = _tools(python=options.python_tools)
-    try:
-        cores = pick_cores(os.sched_getaffinity(0), siblings_of)
-    except NotStarted as failure:
-        print(f"bench: {failure}", file=sys.stderr)
-        return 1
-    bench = Bench(tools["engine"], tools["load"], cores, BUILD / "run")
     requests = options.soak if options.soak is not None else 5_000 if options.quick else 50_000
     try:
+        bench, kind = _set_up(options, words)
         soaked = soak(bench, requests, say) if requests else None
         overloaded = overload(bench, 3 if options.quick else 8, say) if options.overload else None
     except NotStarted as failure:
-        print(f"bench: the gateway: {failure}", file=sys.stderr)
+        print(f"bench: {failure}", file=sys.stderr)
         return 1
     for name, part in (("soak", soaked), ("overload", overloaded)):
         if part is not None:
@@ -107,13 +127,16 @@ def main(words: list[str]) -> int:
     versions = {name: version(name) for name in names if name not in absent}
     turns = rounds(bench, names, absent, plan, say)
     (BUILD / "gateway.json").write_text(json.dumps(as_list(turns, versions), indent=1) + "\n")
+    carried = ""
+    if options.database:
+        carried = f" that is carried to PostgreSQL on the same cores meanwhile ({database.audited():,} rows at the end)"
     notes = [
-        f"Machine: {machine.describe()}.",
+        f"Machine: {machine.describe()} ({interpreter.words()}).",
         f"The subject alone on one core, the engine and the load generator (both {kind}) on another.",
         f"A request of 200 bytes, an answer of 618; closed loop at {', '.join(map(str, CONNECTIONS))} connections, "
         f"{plan.load_s:g} s each; streams of 100 chunks, 2 ms apart.",
-        "Ours with keys, limits, an audit journal on the disk, metrics in files, and its JSON log to /dev/null; "
-        "LiteLLM with a master key; the routers without keys and with `--log-level error`.",
+        f"Ours with keys, limits, an audit journal on the disk{carried}, metrics in files, and its JSON log to "
+        "/dev/null; LiteLLM with a master key; the routers without keys and with `--log-level error`.",
         f"Load when the run began, over one minute: {machine.LOAD_AT_START:.1f}; the run took "
         f"{(time.monotonic() - began) / 60:.1f} minutes.",
     ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -236,13 +235,7 @@ def _overload(over: Overload) -> str:
 
 def plain_command(command: Sequence[str]) -> str:
     """A command as one would type it in the repository, without this machine's paths."""
-    words = []
-    for word in command:
-        if word == sys.executable:
-            words.append(".venv/bin/python")
-        else:
-            words.append(word.replace(f"{REPO}/", ""))
-    return shlex.join(words)
+    return shlex.join(word.replace(f"{REPO}/", "") for word in command)
 
 
 def markdown(

@@ -16,12 +16,26 @@ import yaml
 from performance.load import MODEL
 from performance.procs import NotStarted, free_port
 
-__all__ = ["NAMES", "REPO", "UNCOUNTED", "Launch", "citadel_config", "install", "launch", "version"]
+__all__ = [
+    "DATABASE",
+    "KEY",
+    "NAMES",
+    "OTHERS",
+    "REPO",
+    "UNCOUNTED",
+    "Launch",
+    "citadel_config",
+    "install",
+    "launch",
+    "version",
+]
 
 UNCOUNTED = "citadel-without-metrics"  # measured where it is asked for
 NAMES = ("direct", "citadel", UNCOUNTED, "litellm", "sglang-router", "vllm-router")
 REPO = Path(__file__).resolve().parents[2]
 KEY = "sk-bench-0123456789abcdef0123456789abcdef"
+OTHERS = tuple(f"caller-{n}" for n in range(100))  # who could call, too
+DATABASE = "BENCH_DATABASE"  # set where our gateway has one: the folder with what it needs of it (database.py)
 
 
 @dataclass(frozen=True)
@@ -40,7 +54,7 @@ def citadel_config(folder: Path, engine_url: str, *, concurrency: int = 256, que
     """Write the gateway's configuration and its keys. Whatever the gateway can switch on belongs here."""
     keys = folder / "keys.json"
     digest = hashlib.sha256(KEY.encode()).hexdigest()
-    others = [{"name": f"caller-{n}", "sha256": hashlib.sha256(f"{n}".encode()).hexdigest()} for n in range(100)]
+    others = [{"name": name, "sha256": hashlib.sha256(name.encode()).hexdigest()} for name in OTHERS]
     keys.write_text(json.dumps([*others, {"name": "bench", "sha256": digest}]))
     config = folder / "citadel.yaml"
     data = {
@@ -50,14 +64,15 @@ def citadel_config(folder: Path, engine_url: str, *, concurrency: int = 256, que
             "queue": queue,
             # Each is looked at and counted for every request. The table is in memory, as it is on a host.
             "default_requests_per_minute": 1_000_000_000,
-            "default_tokens_per_minute": 1_000_000_000_000,
+            "default_tokens_per_minute": 1_000_000_000,
             "default_concurrent_requests": 1_000_000,
         },
         "audit": {"enabled": True, "directory": str(folder / "audit")},
         "models": {MODEL: {"upstreams": [{"url": engine_url}]}},
     }
-    if credentials := os.environ.get("BENCH_DATABASE"):
-        data["database"] = {"enabled": True, "credentials_file": credentials}
+    if place := os.environ.get(DATABASE):
+        data["database"] = {"enabled": True, "credentials_file": f"{place}/database.json"}
+        data["auth"] = {"pepper_file": f"{place}/pepper", "snapshot_file": str(folder / "identity.json")}
     config.write_text(yaml.safe_dump(data))
     return config
 
@@ -130,7 +145,7 @@ def launch(name: str, folder: Path, port: int, engine_url: str, **limits: int) -
 
 
 def _environment(name: str) -> Path:
-    return REPO / "build" / "bench" / "env" / name
+    return REPO / "build" / "bench" / "env" / f"{name}-{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def install(name: str) -> None:

@@ -45,6 +45,9 @@ class Call:
         await self.end(body)
 
     async def start(self, status, headers):
+        if self.exchange is not None:
+            lines = self.exchange.lines.split(b"\r\n")[:-1]
+            headers = [*headers, *(tuple(line.split(b": ", 1)) for line in lines)]
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def piece(self, data):

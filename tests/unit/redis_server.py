@@ -64,7 +64,7 @@ class Server:
         self.config.write_text(
             environment.from_string(text).render(
                 ansible_managed="for a test",
-                __cache_socket=self.socket,
+                citadel_redis_socket=self.socket,
                 __cache_acl=str(self.folder / "users.acl"),
                 **variables,
             )

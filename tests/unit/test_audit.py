@@ -1,14 +1,18 @@
 """The audit log of a gateway without a database: each request is in its journal before its answer is complete."""
 
 import asyncio
+import os
 
 import pytest
 
 from callers import BODY, KEY, STREAM_BODY
 from citadel_llm.api.audit.action import action_of, hot_action
+from citadel_llm.api.audit.audit import Audit
 from citadel_llm.api.audit.journal import Journal, Options
-from citadel_llm.api.audit.record import decode
+from citadel_llm.api.audit.record import Record, decode
 from citadel_llm.api.audit.refusals import Refusals
+from citadel_llm.integration.metrics import Metrics
+from citadel_llm.utils.config import Audit as Section
 from upstreams import CHAT, STREAM_HEAD, answers, chunk, says_and_stalls, stalls, streams
 from waiting import until
 
@@ -134,6 +138,39 @@ async def test_without_a_database_the_journal_keeps_within_its_bound_and_nobody_
         assert audit["spool_limit_bytes"] == 16384 >= audit["spool_bytes"]
         assert (await gateway.metrics())["citadel_audit_dropped_total"] > 100
     assert sum(path.stat().st_size for path in (tmp_path / "spool/1").iterdir()) < 2 * 16384
+
+
+async def test_whoever_removes_files_of_the_journal_makes_no_request_fail(audited, tmp_path):
+    async with audited(spool_bytes=16384, segment_bytes=4096) as gateway:
+        for number in range(300):
+            if number % 60 == 59:
+                for path in sorted((tmp_path / "spool/1").glob("*.journal"))[:2]:
+                    path.unlink()
+            assert (await gateway.ask()).status == 200
+        audit = (await gateway.get("/health")).json["audit"]
+        assert (audit["state"], audit["spool_bytes"] <= 16384) == ("ok", True)
+    assert sum(path.stat().st_size for path in (tmp_path / "spool/1").iterdir()) < 2 * 16384
+
+
+async def test_what_goes_wrong_with_the_upkeep_is_told_once_and_later_records_get_to_the_disk(tmp_path):
+    told = []
+    section = Section(enabled=True, directory=str(tmp_path / "spool"), segment_bytes=4096)
+    metrics = Metrics("1")
+    audit = Audit(
+        section, None, metrics.audit, lambda level, event, **fields: told.append((event, fields)), instance="1"
+    )
+    try:
+        while not audit.journal._unsynced:
+            audit.write(Record(1, "request", "chat", "req-1"))
+        os.close(audit.journal._unsynced[0])
+        audit.start()
+        await until(lambda: told, what="it is told")
+        audit.write(Record(2, "request", "chat", "req-2"))
+        await until(lambda: audit.journal.synced == audit.journal.last, what="all is on the disk")
+    finally:
+        await audit.stop()
+    upkeep = [fields["error"] for event, fields in told if event == "audit_upkeep_failed"]
+    assert upkeep == ["OSError: [Errno 9] Bad file descriptor"]
 
 
 async def test_health_and_metrics_show_the_journal(audited):

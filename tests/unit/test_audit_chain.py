@@ -1,6 +1,7 @@
 """A row and the digest that binds it: what comes back from the database gives the same digest, nothing else does."""
 
 import hashlib
+import re
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from uuid import UUID
@@ -72,6 +73,21 @@ def test_the_line_for_copy_escapes_what_copy_takes_for_its_own():
     assert fields[:4] == ["h:1:a", "3", "\\\\x" + "00" * 32, "\\\\x" + "ff" * 32]
     assert fields[4:6] == ["2026-11-25T09:00:50.123456+00:00", ROW.id]
     assert fields[9:13] == ["\\N", "a\\tb\\nc\\\\d\\re", ROW.key_id, "\\\\N"]
+
+
+@given(st.lists(st.none() | st.text("\\\t\r\nN a\u2028é", max_size=4), min_size=3, max_size=3))
+def test_copy_reads_of_a_line_what_went_in(texts):
+    unescaped = {"t": "\t", "n": "\n", "r": "\r", "\\": "\\"}
+    line = copy_line("h:1:a", 3, BEGIN, BEGIN, ROW._replace(user_name=texts[0], key_name=texts[1], error_code=texts[2]))
+    assert line.count("\n") == 1
+    assert "\r" not in line
+    fields = line[:-1].split("\t")
+    assert len(fields) == 4 + len(COLUMNS)
+    found = dict(zip(COLUMNS, fields[4:], strict=True))
+    for name, text in zip(("user_name", "key_name", "error_code"), texts, strict=True):
+        field = found[name]
+        read = None if field == "\\N" else re.sub(r"\\(.)", lambda match: unescaped[match[1]], field)
+        assert read == text
 
 
 @pytest.mark.parametrize(

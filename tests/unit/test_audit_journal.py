@@ -65,6 +65,39 @@ def segments(folder):
     return sorted(path.name for path in folder.glob("*.journal"))
 
 
+@pytest.mark.parametrize("gone", [0, 2, -1])
+def test_a_segment_whose_file_was_removed_is_told_and_the_others_are_read(journal, tmp_path, told, gone):
+    one = journal(Options(segment_bytes=4096))
+    wanted = {n: b"record %d " % n + b"x" * 100 for n in range(1, 201)}
+    for payload in wanted.values():
+        one.append(payload)
+    names = segments(tmp_path / "1")
+    firsts = [*(int(name.removesuffix(".journal")) for name in names), 201]
+    (tmp_path / "1" / names[gone]).unlink()
+    lost = range(firsts[gone], firsts[gone + 1]) if gone >= 0 else range(firsts[-2], firsts[-1])
+    found = everything(one)
+    for n in (201, 202):
+        wanted[n] = b"later"
+        one.append(b"later")
+    found += everything(one)
+    assert found == [(n, payload) for n, payload in wanted.items() if n not in lost]
+    assert told.events == ["audit_removed"]
+    assert (one.pending_bytes, len(segments(tmp_path / "1"))) == (0, 1)
+
+
+def test_all_of_a_journals_files_may_be_removed(journal, tmp_path, told):
+    one = journal(Options(segment_bytes=4096))
+    for _ in range(100):
+        one.append(b"x" * 100)
+    synced(one)
+    for name in segments(tmp_path / "1"):
+        (tmp_path / "1" / name).unlink()
+    assert everything(one) == []
+    one.append(b"later")
+    assert everything(one) == [(101, b"later")]
+    assert set(told.events) == {"audit_removed"}
+
+
 def test_what_was_written_is_read_in_its_order_over_many_segments(journal, tmp_path):
     one = journal(Options(segment_bytes=4096))
     wanted = [(n + 1, b"record %d " % n + b"x" * (n % 300)) for n in range(500)]

@@ -47,7 +47,8 @@ def test_the_version_is_told(capsys):
     [
         [], ["nonsense"], ["config"], ["config", "check"], ["gateway", "--port", "x"], ["gateway", "--port", "70000"],
         ["keys"], ["keys", "add", "x", "--expires", "soon"], ["users"], ["roles"], ["identity"], ["identity", "import"],
-        ["database"], ["database", "downgrade"], ["database", "upgrade", "--audit-retention-months", "0"],
+        ["models"], ["models", "drain"], ["database"], ["database", "downgrade"],
+        ["database", "upgrade", "--audit-retention-months", "0"],
     ],
 )  # fmt: skip
 def test_a_wrong_call_is_status_2_with_the_usage(capsys, arguments):
@@ -57,7 +58,9 @@ def test_a_wrong_call_is_status_2_with_the_usage(capsys, arguments):
     assert "usage: citadel" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("verb", ["config", "database", "gateway", "identity", "keys", "roles", "status", "users"])
+@pytest.mark.parametrize(
+    "verb", ["config", "database", "gateway", "identity", "keys", "models", "roles", "status", "users"]
+)
 def test_every_verb_explains_itself(capsys, verb):
     with pytest.raises(SystemExit) as ended:
         main([verb, "--help"])
@@ -272,6 +275,45 @@ async def test_a_key_does_not_follow_a_redirection(monkeypatch):
         port = server.sockets[0].getsockname()[1]
         status, _, err = await citadel("users", "list", "--url", f"http://127.0.0.1:{port}")
     assert (status, len(asked), "answered 307" in err) == (1, 1, True)
+
+
+# -- models -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_replica_is_taken_out_of_service_and_put_back(monkeypatch, serve, upstream, second_upstream):
+    async with serve(models={"lab/phi3": [upstream, second_upstream]}) as gateway:
+        monkeypatch.setenv("CITADEL_API_KEY", KEY)
+
+        async def models(*words):
+            return await citadel("models", *words, "--url", gateway.url)
+
+        async def drained():
+            _, out, _ = await models("list", "--json")
+            [model] = json.loads(out)
+            return [replica["drained"] for replica in model["replicas"]]
+
+        status, out, err = await models("drain", "lab/phi3", "--replica", upstream.address)
+        assert (status, err) == (0, "")
+        head, first, second = out.splitlines()
+        assert head.split()[:3] == ["MODEL", "STATE", "REPLICA"]
+        assert first.split() == ["lab/phi3", "up", upstream.address, "draining", "yes", "0"]
+        assert second.split() == ["lab/phi3", "up", second_upstream.address, "up", "no", "0"]
+        assert await drained() == [True, False]
+        assert (await models("drain", "lab/phi3"))[0] == 0
+        assert await drained() == [True, True]
+        assert (await models("undrain", "lab/phi3"))[0] == 0
+        assert await drained() == [False, False]
+
+
+async def test_what_can_not_be_taken_out_of_service_is_told(monkeypatch, gateway):
+    monkeypatch.setenv("CITADEL_API_KEY", KEY)
+    for words, said in (
+        (["phi4"], "404 model_not_found"),
+        (["phi3", "--replica", "10.0.0.1:1"], "has no such replica. It has: `127.0.0.1:"),
+    ):
+        status, out, err = await citadel("models", "drain", *words, "--url", gateway.url)
+        assert (status, out) == (1, "")
+        assert said in err
 
 
 def test_what_somebody_has_written_moves_no_cursor():

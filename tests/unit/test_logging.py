@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from citadel_llm.utils.logging import LogWriter, StdlibHandler
+from citadel_llm.utils.logging import Access, LogWriter, StdlibHandler
 
 
 @pytest.fixture
@@ -160,3 +160,17 @@ def test_records_of_the_standard_library_become_lines(pipe):
     assert (second["level"], second["message"]) == ("error", "it broke")
     assert second["traceback"].rstrip().endswith("ValueError: broken")
     assert len(third["message"]) == 8192
+
+
+@pytest.mark.parametrize("caller", ["alice", "\ud800"])
+def test_the_line_of_a_request_is_like_any_other(pipe, caller):
+    read, write = pipe
+    log = LogWriter(write, static={"instance": "2"})
+    log.start()
+    values = (time.time(), "info", "access", "2", "r", "POST", "/p", 200, 1.5, None, "m", None, "e", caller)
+    log.access(Access(*values, "::1", False, "bypass", 3, 4, False, 0, None))
+    log.close()
+    (line,) = lines_of(read, write)
+    assert list(line)[:5] == ["ts", "level", "event", "instance", "request_id"]
+    assert (line["status"], line["duration_ms"], line["error"]) == (200, 1.5, None)
+    assert abs(line["ts"] - time.time()) < 60

@@ -9,6 +9,7 @@ from callers import KEY, STREAM_BODY
 from citadel_llm import __version__
 from gateways import spawned_gateway, write_keys
 from upstreams import Upstream, answers, streams
+from waiting import until
 
 CHAT = "gen_ai_server_request_duration_seconds"
 OF = 'gen_ai_operation_name="chat",gen_ai_request_model="phi3"'
@@ -33,6 +34,22 @@ async def pair(tmp_path):
         yield engine, *running
 
 
+async def written_by_both(gateway):
+    """What `gateway` tells, once the other process has written all that it counted: it does so family by family."""
+    wanted = {
+        f"{CHAT}_count{{{OF}}}": 5,
+        'gen_ai_client_token_usage_sum{gen_ai_request_model="phi3",gen_ai_token_type="output"}': 15,
+        'gen_ai_server_time_per_output_token_seconds_count{gen_ai_request_model="phi3"}': 2,
+        'citadel_gateway_group_requests_total{group="admin",model="phi3",outcome="ok"}': 5,
+    }
+
+    async def so():
+        said = await gateway.metrics()
+        return said if all(said.get(name) == value for name, value in wanted.items()) else None
+
+    return await until(so, what=f"both have counted {wanted}")
+
+
 async def test_every_process_tells_what_all_have_counted(pair):
     engine, first, second = pair
     engine.script = answers()
@@ -43,7 +60,7 @@ async def test_every_process_tells_what_all_have_counted(pair):
         assert (await gateway.ask(body=STREAM_BODY)).status == 200
     await first.get("/v1/models/none")
     for gateway in (first, second):
-        said = await gateway.metrics()
+        said = await written_by_both(gateway)
         # The same numbers by the names that OpenTelemetry gives them.
         own = sum(said[f'citadel_gateway_request_duration_seconds_count{{model="phi3",{route}}}'] for route in ROUTES)
         assert said[f"{CHAT}_count{{{OF}}}"] == own == 5

@@ -5,7 +5,7 @@ import threading
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
 from citadel_llm.integration.metrics import Metrics
-from citadel_llm.integration.metrics.tally import Distribution, Tally
+from citadel_llm.integration.metrics.tally import Answers, Distribution
 
 VALUES = [0.0, 0.1, 0.1000001, 0.25, 1, 5, 5.1, 1e9, -1]
 
@@ -32,7 +32,8 @@ def test_a_distribution_is_what_the_library_would_have_made_of_the_values():
 
 def test_what_is_added_while_another_thread_writes_is_counted_once():
     registry = CollectorRegistry()
-    kept = Tally(Counter("c", "c", ["a"], registry=registry).labels("1"))
+    durations = Distribution(Histogram("h", "h", ["a"], registry=registry).labels("1"))
+    kept = Answers(durations, Counter("c", "c", ["a"], registry=registry).labels("1"))
     over = threading.Event()
 
     def write():
@@ -42,11 +43,24 @@ def test_what_is_added_while_another_thread_writes_is_counted_once():
     thread = threading.Thread(target=write)
     thread.start()
     for _ in range(50_000):
-        kept.total += 1
+        kept.took(1.0)
     over.set()
     thread.join(10)
     kept.flush()
     assert registry.get_sample_value("c_total", {"a": "1"}) == 50_000
+    assert registry.get_sample_value("h_count", {"a": "1"}) == registry.get_sample_value("h_sum", {"a": "1"}) == 50_000
+
+
+def test_the_sum_of_a_distribution_counts_where_it_is_worth_a_counter():
+    registry = CollectorRegistry()
+    counter = Counter("c", "c", registry=registry)
+    kept = Distribution(Histogram("h", "h", registry=registry), counter)
+    for value in (3, 4, 0):
+        kept.observe(value)
+    kept.flush()
+    kept.observe(5)
+    kept.flush()
+    assert (registry.get_sample_value("c_total"), kept.total) == (12, 12)
 
 
 def test_what_was_not_written_yet_is_there_for_a_scrape_and_after_the_end():

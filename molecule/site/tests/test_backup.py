@@ -10,7 +10,7 @@ import pytest
 
 from citadel_llm.integration.database.manifest import verify
 
-pytestmark = pytest.mark.disruptive
+pytestmark = [pytest.mark.disruptive, pytest.mark.site]
 BACKUPS = "/opt/citadel/data/backups"
 
 

@@ -17,7 +17,7 @@ NAMES = ["mixtral", "hermes", "openchat", "phi3"]
 ROLES = re.findall(r"role: (\w+)", (REPO / "playbooks/site.yml").read_text())
 GATEWAY = [f"citadel-gateway@{number}.service" for number in (1, 2)]
 
-pytestmark = pytest.mark.disruptive
+pytestmark = [pytest.mark.disruptive, pytest.mark.site]
 
 
 @pytest.fixture

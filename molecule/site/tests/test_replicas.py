@@ -15,7 +15,7 @@ ENVIRONMENT = [
 ]  # fmt: skip
 START_LIMIT_S = 240
 
-pytestmark = pytest.mark.disruptive
+pytestmark = [pytest.mark.disruptive, pytest.mark.site]
 
 
 def engines(gateway_url):

@@ -29,8 +29,8 @@ options:
     required: true
   observer:
     description:
-      - A second user, for what watches Redis, C(user), with C(rules) as above, and C(environment), a file with
-        REDIS_USER and REDIS_PASSWORD as systemd reads them, for root alone.
+      - A second user, for what watches Redis, C(user), with C(rules) as above, and C(passwords), a JSON file as the
+        exporter of Redis reads it, from the C(address) that it asks to the password, for root alone.
     type: dict
     suboptions:
       user:
@@ -42,7 +42,11 @@ options:
         type: list
         elements: str
         required: true
-      environment:
+      address:
+        description: Where its client finds Redis, as a URL.
+        type: str
+        required: true
+      passwords:
         description: The file with its password, made if it is missing or can't be used.
         type: path
         required: true
@@ -99,12 +103,13 @@ import os
 import secrets
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
 SERVER = Path("/usr/bin/redis-server")
 MODE = 0o640
-MODE_ENVIRONMENT = 0o600
+MODE_OBSERVER = 0o600
 
 
 def read_password(path: Path, user: str) -> str:
@@ -116,12 +121,19 @@ def read_password(path: Path, user: str) -> str:
         return ""
 
 
-def read_environment(path: Path, user: str) -> str:
-    """The password of the user in a file of an environment; empty where there is none that can be used."""
+def addresses(observer: dict[str, Any]) -> tuple[str, str]:
+    """What the exporter looks its password up by: the address, from 1.69 on the address with the user in it."""
+    address = observer["address"]
+    return address, address.replace("://", f"://{observer['user']}@", 1)
+
+
+def read_passwords(path: Path, wanted: tuple[str, ...]) -> str:
+    """The password of all these addresses in the file; empty where there is none that can be used."""
     try:
-        found = dict(line.split("=", 1) for line in path.read_text().splitlines())
-        return found["REDIS_PASSWORD"] if found["REDIS_USER"] == user else ""
-    except (OSError, ValueError, KeyError):
+        found = json.loads(path.read_text())
+        first, *others = {found[address] for address in wanted}
+        return first if isinstance(first, str) and not others else ""
+    except (OSError, ValueError, KeyError, TypeError):
         return ""
 
 
@@ -186,7 +198,8 @@ def main() -> None:
                 "options": {
                     "user": {"type": "str", "required": True},
                     "rules": {"type": "list", "elements": "str", "required": True},
-                    "environment": {"type": "path", "required": True},
+                    "address": {"type": "str", "required": True},
+                    "passwords": {"type": "path", "required": True, "no_log": False},
                 },
             },
             "group": {"type": "str", "required": True},
@@ -209,13 +222,12 @@ def main() -> None:
     accounts = [(user, password, rules)]
     wanted = {credentials: (json.dumps({"user": user, "password": password}) + "\n", gid, MODE)}
     if observer := module.params["observer"]:
-        environment = Path(observer["environment"])
-        its = read_environment(environment, observer["user"])
+        passwords, asked = Path(observer["passwords"]), addresses(observer)
+        its = read_passwords(passwords, asked)
         made = made or not its
         its = its or secrets.token_urlsafe(32)
         accounts.append((observer["user"], its, observer["rules"]))
-        text = f"REDIS_USER={observer['user']}\nREDIS_PASSWORD={its}\n"
-        wanted[environment] = (text, 0, MODE_ENVIRONMENT)
+        wanted[passwords] = (json.dumps(dict.fromkeys(asked, its)) + "\n", 0, MODE_OBSERVER)
     wanted[acl] = (acl_text(accounts), gid, MODE)
     changing = [path for path, entry in wanted.items() if not as_it_should_be(path, *entry)]
     if not module.check_mode and gid is not None:

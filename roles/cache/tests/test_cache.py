@@ -137,15 +137,15 @@ def test_the_password_is_known_to_the_group_alone_and_in_no_other_place(host, si
 
 
 def test_what_watches_redis_has_a_user_that_sees_no_key(host, site):
-    environment = host.file(f"{site['citadel_root']}/config/secrets/redis-metrics.env")
-    assert (environment.user, environment.group, oct(environment.mode)) == ("root", "root", "0o600")
+    passwords = host.file(site["citadel_redis_observer_passwords"])
+    assert (passwords.user, passwords.group, oct(passwords.mode)) == ("root", "root", "0o600")
     account = "/tmp/citadel-test-observer.json"
     made = (
-        "import json,sys; f=dict(l.split('=',1) for l in open(sys.argv[1]).read().split()); "
-        "json.dump({'user': f['REDIS_USER'], 'password': f['REDIS_PASSWORD']}, open(sys.argv[2], 'w'))"
+        "import json,sys; f=json.load(open(sys.argv[1])); "
+        "json.dump({'user': 'metrics', 'password': f['unix://' + sys.argv[3]]}, open(sys.argv[2], 'w'))"
     )
     try:
-        host.check_output("python3 -c %s %s %s", made, environment.path, account)
+        host.check_output("python3 -c %s %s %s %s", made, passwords.path, account, SOCKET)
         asked = json.dumps([["INFO", "server"], ["GET", "citadel:x"], ["KEYS", "*"], ["SLOWLOG", "GET"]])
         said = json.loads(host.check_output("python3 -c %s %s %s %s", SPEAK, account, SOCKET, asked))
     finally:

@@ -14,7 +14,6 @@ from ansible.errors import AnsibleFilterError
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "src"))
 
 from citadel_monitoring import peers, targets
-from citadel_monitoring.dashboards import dashboards as made_dashboards
 from citadel_monitoring.rule import rules_text
 from citadel_monitoring.rules import all_groups
 from citadel_monitoring.site import Server, Site
@@ -44,6 +43,9 @@ def rules(servers: Any, site: Any, header: str) -> str:
 
 def dashboards(servers: Any, site: Any) -> list[Any]:
     """Each dashboard as Grafana takes it."""
+    # Here, for it takes half a second: Ansible reads this file anew for every task of a play.
+    from citadel_monitoring.dashboards import dashboards as made_dashboards  # noqa: PLC0415
+
     return [json.loads(text) for text in made_dashboards(Site.read(servers, **site)).values()]
 
 

@@ -64,13 +64,22 @@ def test_what_the_host_writes_down_for_it_is_told_by_the_machines_exporter(host,
     assert re.search(r"^node_textfile_scrape_error 0$", said, re.MULTILINE)
 
 
-def test_redis_password_is_in_no_command_line_and_no_unit(host, site):
-    environment = f"{site['citadel_root']}/config/secrets/redis-metrics.env"
+def test_redis_lets_its_exporter_in(host, site, role):
+    said = host.check_output(f"curl -fsS http://{site['ansible_host']}:{role['monitoring_redis_port']}/metrics")
+    assert re.search(r"^redis_up 1$", said, re.MULTILINE)
+
+
+def test_redis_password_is_in_no_command_line_no_environment_and_no_unit(host, site):
+    passwords = site["citadel_redis_observer_passwords"]
+    # The password comes from the file by a pipe; what is told is where it was found.
     look = (
-        f"grep -rlFf <(sed -n s/^REDIS_PASSWORD=//p {environment}) /etc/systemd/system; "
-        f"ps axww -o args | grep -cFf <(sed -n s/^REDIS_PASSWORD=//p {environment})"
+        "words() { python3 -c 'import json, sys; print(*json.load(open(sys.argv[1])).values(), sep=chr(10))' "
+        f"{passwords}; }}; words | grep -cE '^.{{32,}}$'; "
+        "grep -rlFf <(words) /etc/systemd/system; grep -lsFf <(words) /proc/[0-9]*/cmdline /proc/[0-9]*/environ; true"
     )
-    assert host.run("bash -c %s", look).stdout.split() == ["0"]
+    known, *found = host.check_output("bash -c %s", look).split()
+    assert int(known) > 0, "nothing was looked for"
+    assert found == []
 
 
 def test_the_redis_exporter_sees_none_of_the_products_files(host, site):

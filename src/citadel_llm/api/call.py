@@ -46,6 +46,8 @@ class Reply(Protocol):
 class Listener(Protocol):
     """Whoever is to know when the caller hangs up."""
 
+    lines: bytes  # of the head of any answer, each with its end
+
     def interrupt(self, failure: Exception) -> None:
         """Called once, with CallerGone."""
 

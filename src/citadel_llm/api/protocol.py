@@ -8,9 +8,10 @@ import asyncio
 import logging
 import urllib.parse
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import httptools
+import msgspec
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
@@ -28,26 +29,26 @@ _MAX_AHEAD = 16
 _logger = logging.getLogger("uvicorn.error")
 
 
-class _Call:
-    """One request of the hot path; implements `Call`."""
+class _Call(msgspec.Struct, eq=False):
+    """One request of the hot path; implements `Call`. A struct for the reasons of `Exchange`."""
 
+    _protocol: _Protocol
+    handler: Handler
+    keep_alive: bool
+    headers: Headers
+    client: str | None
     exchange: Listener | None = None
     before_end: Callable[[], None] | None = None
-    more_body = True
-    disconnected = response_started = response_complete = False
+    more_body: bool = True
+    disconnected: bool = False
+    response_started: bool = False
+    response_complete: bool = False
     _body: bytes | list[bytes] = b""
-    _size = 0
-    _limit = 0
+    _size: int = 0
+    _limit: int = 0
     _waiter: asyncio.Future[None] | None = None
-    _chunked = False
-    _left = 0
-
-    def __init__(self, protocol: _Protocol, handler: Handler, keep_alive: bool) -> None:
-        self._protocol = protocol
-        self.handler = handler
-        self.keep_alive = keep_alive
-        self.headers: Headers = protocol.headers
-        self.client = protocol.client_host
+    _chunked: bool = False
+    _left: int = 0
 
     # The request
 
@@ -65,7 +66,7 @@ class _Call:
 
     async def _rest(self, limit: int) -> None:
         protocol = self._protocol
-        if (b"expect", b"100-continue") in [(name, value.lower()) for name, value in self.headers]:
+        if _expects(self.headers):
             protocol.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._limit = limit
         self._waiter = protocol.loop.create_future()
@@ -179,38 +180,28 @@ class _Call:
         """
         if self.response_started:
             raise RuntimeError("an answer that begins twice")
-        lines = [STATUS_LINE[status], self._protocol.default_head()]
-        left = None
-        for name, value in headers:
-            lines += (name, b": ", value, b"\r\n")
-            if name == b"content-length":
-                left = int(value)
-            elif name == b"connection":
-                self.keep_alive = False
-        count = len(headers)
-        if left is None:
-            if length is not None:
-                left = length
-                if length or status not in (204, 304):
-                    lines.append(b"content-length: %d\r\n" % length)
-                    count += 1
-            elif status in (204, 304):
-                left = 0
-            else:
+        # What an engine's answers have in their heads, and ours, is mostly the same each time.
+        found = _rendered.get(key := tuple(headers))
+        if found is None:
+            found = _render(key)
+        lines, given, closes = found
+        if given is not None:
+            left = given
+        else:
+            left = length or 0
+            if length is None and status not in (204, 304):
                 self._chunked = True
-                lines.append(b"transfer-encoding: chunked\r\n")
-                count += 1
-        self._left = left or 0
-        if not self.keep_alive and (b"connection", b"close") not in headers:
-            lines.append(b"connection: close\r\n")
-            count += 1
-        lines.append(b"\r\n")
-        head = b"".join(lines)
-        ends = count + 2 + len(self._protocol.server_state.default_headers)
-        if head.count(b"\n") != ends or head.count(b"\r") != ends:
-            raise RuntimeError("a header with the end of a line in it")
+                lines += b"transfer-encoding: chunked\r\n"
+            elif length or (length is not None and status not in (204, 304)):
+                lines += f"content-length: {left}\r\n".encode()
+        self._left = left
+        if closes:
+            self.keep_alive = False
+        elif not self.keep_alive:
+            lines += b"connection: close\r\n"
         self.response_started = True
-        return head
+        common = b"" if self.exchange is None else self.exchange.lines
+        return b"".join((STATUS_LINE[status], self._protocol.default_head(), lines, common, b"\r\n"))
 
     def _done(self) -> None:
         self.response_complete = True
@@ -220,24 +211,62 @@ class _Call:
         self._protocol.on_response_complete()
 
 
+class _Settings(NamedTuple):
+    head_s: float = 30.0
+    write_s: float = 120.0
+    hot: Mapping[bytes, Handler] = {}
+
+
+# Lines, each with its end; the length that they give; whether the connection ends.
+type _Rendered = tuple[bytes, int | None, bool]
+
+_MAX_RENDERED = 256
+_rendered: dict[tuple[tuple[bytes, bytes], ...], _Rendered] = {}
+
+
+def _render(headers: tuple[tuple[bytes, bytes], ...]) -> _Rendered:
+    """The same for those that were not met before; those with a length, or long, are not kept."""
+    # `%` takes several times as long for bytes as joining them.
+    lines = b"\r\n".join((*map(b": ".join, headers), b""))
+    if len(lines) - len(lines.translate(None, b"\r\n")) != 2 * len(headers):
+        raise RuntimeError("a header with the end of a line in it")
+    known = dict(headers)
+    length = known.get(b"content-length")
+    closes = b"connection" in known
+    if closes and known[b"connection"] != b"close":
+        lines += b"connection: close\r\n"
+    found = lines, None if length is None else int(length), closes
+    if length is None and len(lines) <= 512:
+        if len(_rendered) >= _MAX_RENDERED:
+            _rendered.clear()
+        _rendered[headers] = found
+    return found
+
+
+# What uvicorn gives to each answer, and the same rendered.
+_default_head: tuple[list[tuple[bytes, bytes]] | None, bytes] = (None, b"")
+
+
 class _Protocol(HttpToolsProtocol):
     """uvicorn bounds neither the headers of a request, in bytes and time, nor the time for taking an answer.
 
     A connection has one timer for its idleness: it looks, when it goes off, at how long nothing has happened.
     """
 
-    head_s = 30.0
-    write_s = 120.0
-    hot: Mapping[bytes, Handler] = {}
-    client_host: str | None = None
-    _in_head = False
-    _head_bytes = 0
-    _head_timer: asyncio.TimerHandle | None = None
-    _write_timer: asyncio.TimerHandle | None = None
-    _idle_since = 0.0
-    _ready: _Call | None = None  # to be started once the parser has had all that came
-    _current: Any = None  # the call, or uvicorn's cycle, that is being answered
-    _rendered: tuple[list[tuple[bytes, bytes]] | None, bytes] = (None, b"")
+    settings = _Settings()
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._head_s, self._write_s, self._hot = self.settings
+        self.client_host: str | None = None
+        self._in_head = False
+        self._head_bytes = 0
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
+        self._idle_since = 0.0
+        self._keeps: bool | None = None  # whether it is a caller whose connection may be kept
+        self._ready: _Call | None = None  # to be started once the parser has had all that came
+        self._current: Any = None  # the call, or uvicorn's cycle, that is being answered
 
     # The transport's side
 
@@ -279,13 +308,14 @@ class _Protocol(HttpToolsProtocol):
         if self._ready is not None:
             call, self._ready = self._ready, None
             # It runs here and now, as far as it gets without waiting for anything.
-            asyncio.Task(self._answer(call), loop=self.loop, eager_start=True)
+            # Without a name, each would have one made for it.
+            asyncio.Task(self._answer(call), loop=self.loop, name="request", eager_start=True)
         if self._in_head and not self.transport.is_closing():
             self._head_bytes += len(data)
             if self._head_bytes > _MAX_HEAD_BYTES:
                 self._refuse(431, "headers_too_large", f"The headers are larger than {_MAX_HEAD_BYTES} bytes.")
             elif self._head_timer is None:
-                self._head_timer = self.loop.call_later(self.head_s, self._head_overdue)
+                self._head_timer = self.loop.call_later(self._head_s, self._head_overdue)
 
     def pause_writing(self) -> None:
         """Called by the loop: the caller does not take what it gets.
@@ -293,7 +323,7 @@ class _Protocol(HttpToolsProtocol):
         An orderly close would wait for it, and so for ever; where it goes on like this, the end is abrupt.
         """
         if self._write_timer is None:
-            self._write_timer = self.loop.call_later(self.write_s, self.transport.abort)
+            self._write_timer = self.loop.call_later(self._write_s, self.transport.abort)
         super().pause_writing()
 
     def resume_writing(self) -> None:
@@ -309,8 +339,11 @@ class _Protocol(HttpToolsProtocol):
         """Called by the parser."""
         self._in_head = True
         self.url = b""
-        self.expect_100_continue = False
         self.headers = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Called by the parser."""
+        self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         """Called by the parser."""
@@ -320,9 +353,12 @@ class _Protocol(HttpToolsProtocol):
         self._head_bytes = 0
         parser = self.parser
         if parser.get_method() == b"POST":
-            handler = self.hot.get(self.url) or self.hot.get(_path_of(self.url))
+            handler = self._hot.get(self.url) or self._hot.get(_path_of(self.url))
             if handler is not None:
-                call = _Call(self, handler, parser.should_keep_alive() and parser.get_http_version() != "1.0")
+                if self._keeps is None:  # a caller's version stays the same
+                    self._keeps = parser.get_http_version() != "1.0"
+                keep_alive = self._keeps and parser.should_keep_alive()
+                call = _Call(self, handler, keep_alive, self.headers, self.client_host)
                 self.cycle = call  # type: ignore[assignment] # what uvicorn's code asks of it, it has
                 if self._current is None:
                     self._current = self._ready = call
@@ -356,10 +392,10 @@ class _Protocol(HttpToolsProtocol):
 
     def _cold(self) -> None:
         """Hand the request over to uvicorn."""
-        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        url, headers = self.url, self.headers
         super().on_message_begin()
         self.headers.extend(headers)
-        self.url, self.expect_100_continue = url, expects
+        self.url, self.expect_100_continue = url, _expects(headers)
         # uvicorn looks at the newest request to see whether one is under way; which one is, is ours to know.
         self.cycle = self._current
         super().on_headers_complete()
@@ -403,11 +439,12 @@ class _Protocol(HttpToolsProtocol):
 
     def default_head(self) -> bytes:
         """The headers that uvicorn gives to each answer, as bytes; it makes new ones each second."""
+        global _default_head  # noqa: PLW0603 — one for all connections
         headers = self.server_state.default_headers
-        known, rendered = _Protocol._rendered
+        known, rendered = _default_head
         if known is not headers:
             rendered = b"".join([b"%b: %b\r\n" % pair for pair in headers])
-            _Protocol._rendered = (headers, rendered)
+            _default_head = (headers, rendered)
         return rendered
 
     # Limits
@@ -451,6 +488,11 @@ class _Protocol(HttpToolsProtocol):
             self._current.gone()
 
 
+def _expects(headers: Headers) -> bool:
+    """Whether the caller waits for a word before it sends the body."""
+    return (b"expect", b"100-continue") in [(name, value.lower()) for name, value in headers]
+
+
 def _path_of(url: bytes) -> bytes:
     """The path of a URL as it stands in a request's first line, as uvicorn reads it."""
     path: bytes = httptools.parse_url(url).path
@@ -464,4 +506,4 @@ def bounded_protocol(hot: Mapping[str, Handler], head_s: float, write_s: float) 
     buffer stay full for `write_s`.
     """
     handlers = {path.encode("ascii"): handler for path, handler in hot.items()}
-    return type("BoundedProtocol", (_Protocol,), {"head_s": head_s, "write_s": write_s, "hot": handlers})
+    return type("BoundedProtocol", (_Protocol,), {"settings": _Settings(head_s, write_s, handlers)})

@@ -114,6 +114,7 @@ async def serve(
     state = make_state()
     certificate = Certificate(config.tls) if config.tls is not None else None
     gateway = Gateway(state)
+    gateway.prepare()
     options = uvicorn.Config(
         gateway,
         http=bounded_protocol(gateway.hot, config.timeouts.body_s, config.timeouts.chunk_s),

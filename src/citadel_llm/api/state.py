@@ -59,7 +59,6 @@ class GatewayState:
         self.instance = instance
         self.version = version
         self.draining = False  # this instance is about to stop: callers are told to reconnect
-        self.bounds: BoundsTable = {}
         self._load_keyring = load_keyring
         self._loop = asyncio.get_running_loop()
         self.rng = rng or Random()  # noqa: S311 — chooses replicas, not secrets
@@ -73,7 +72,6 @@ class GatewayState:
         self.limiter = Limiter(
             Table(config.limits.table_file),
             config.limits,
-            lambda: self.bounds,
             metrics,
             CatchUp(self.database) if self.database is not None else None,
         )
@@ -106,6 +104,15 @@ class GatewayState:
         self._gauges = [
             (model, metrics.in_flight.labels(name), metrics.queued.labels(name)) for name, model in self.models.items()
         ]
+
+    @property
+    def bounds(self) -> BoundsTable:
+        """Of the callers, those in force."""
+        return self.limiter.bounds
+
+    @bounds.setter
+    def bounds(self, bounds: BoundsTable) -> None:
+        self.limiter.bounds = bounds
 
     async def start(self) -> None:
         """Look at every engine once, then watch them."""

@@ -23,6 +23,7 @@ _VERBS = {
     "identity": "bring the keys that the site declares into the database",
     "keys": "list, make, rotate and revoke keys",
     "limits": "show and set how much keys, users, models and everyone may use",
+    "models": "list models and replicas, take them out of service and put them back",
     "roles": "list, make, change and delete roles",
     "status": "show what the gateway says of every model",
     "usage": "show how much was used",

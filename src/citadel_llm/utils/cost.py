@@ -31,7 +31,7 @@ class Price(NamedTuple):
     completion: float
 
 
-def cost_of(price: Price, prompt_tokens: int, completion_tokens: int) -> float:
+def cost_of(price: Price, prompt_tokens: float, completion_tokens: float) -> float:
     """What so many tokens cost, in the price's currency."""
     return price.prompt * prompt_tokens + price.completion * completion_tokens
 

@@ -21,13 +21,44 @@ import traceback
 from collections import deque
 from typing import Any
 
+import msgspec
 import orjson
 
-__all__ = ["LogWriter", "StdlibHandler"]
+__all__ = ["Access", "LogWriter", "StdlibHandler"]
 
 _BATCH_S = 0.05
 _CLOSE_S = 2.0
 _MAX_TEXT = 8192
+
+
+class Access(msgspec.Struct, gc=False):
+    """The line of an answered request of the hot path, in the order of its members."""
+
+    ts: float  # seconds since 1970, to the microsecond
+    level: str
+    event: str
+    instance: str
+    request_id: str
+    method: str
+    path: str
+    status: int
+    duration_ms: float
+    ttft_ms: float | None
+    model: str | None
+    fallback_from: str | None
+    engine: str | None
+    caller: str | None
+    client: str | None
+    stream: bool
+    cache: str
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    tokens_estimated: bool
+    retries: int
+    error: str | None
+
+
+_access = msgspec.json.Encoder().encode
 
 
 class LogWriter:
@@ -40,6 +71,7 @@ class LogWriter:
         self._static = static or {}
         self._fixed: dict[tuple[str, str], bytes] = {}  # our own words, of which there are few
         self._wake = threading.Event()
+        self._awake = False  # the same, found sooner
         self._closed = False
         self._thread: threading.Thread | None = None
         self.dropped = 0
@@ -54,19 +86,32 @@ class LogWriter:
         self.record(level, event, fields)
 
     def record(self, level: str, event: str, fields: dict[str, Any]) -> None:
-        """The same, in half the time."""
-        if len(self._lines) >= self._capacity:
-            self.dropped += 1
-            return
+        """The same, without a dictionary more."""
         fixed = self._fixed.get((level, event))
         if fixed is None:
             fixed = self._fixed[level, event] = _members({"level": level, "event": event, **self._static})
         # Put together by hand, so that what is the same each time is encoded once; `round` would cost a microsecond.
         ts = orjson.dumps(time.time_ns() // 1000 / 1e6)
-        self._lines.append(b"".join((b'{"ts":', ts, b",", fixed, b"," if fields else b"", _members(fields), b"}\n")))
+        self._queue(b"".join((b'{"ts":', ts, b",", fixed, b"," if fields else b"", _members(fields), b"}\n")))
+
+    def access(self, line: Access) -> None:
+        """Queue the line of a request, in half the time of any other."""
+        try:
+            self._queue(_access(line) + b"\n")
+        except ValueError:  # half of a surrogate pair
+            fields = msgspec.structs.asdict(line)
+            del fields["ts"], fields["instance"]
+            self.record(fields.pop("level"), fields.pop("event"), fields)
+
+    def _queue(self, line: bytes) -> None:
+        if len(self._lines) >= self._capacity:
+            self.dropped += 1
+            return
+        self._lines.append(line)
         if self._closed:
             self._drain()
-        elif not self._wake.is_set():
+        elif not self._awake:
+            self._awake = True
             self._wake.set()
 
     def close(self) -> None:
@@ -90,6 +135,7 @@ class LogWriter:
             if not self._closed:
                 time.sleep(_BATCH_S)  # what makes a batch: lines gather meanwhile
             self._wake.clear()
+            self._awake = False  # before it looks: whoever comes later wakes it anew
             self._drain()
 
     def _drain(self) -> None:

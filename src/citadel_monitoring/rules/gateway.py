@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from citadel_monitoring.rule import Alert, Case, Group, Record
+from citadel_monitoring.rule import INTERVAL_S, Alert, Case, Group, Record, seconds
 from citadel_monitoring.rules.signals import ANSWERS, ERRORS, SERVER, answers, labelled, model_labels
 from citadel_monitoring.site import Site
+from citadel_monitoring.targets import SCRAPE_INTERVAL_S
 
 __all__ = ["BURNS", "WINDOWS", "groups"]
 
@@ -20,12 +21,19 @@ BURNS = (
 # Not answered at all, by the probe, and answered with a failure: both are time that callers lost.
 _PROBE = 'probe_success{job="citadel-probe", probe="gateway"}'
 _PROBE_CASE = labelled("probe_success", job="citadel-probe", probe="gateway", instance="a")
+# Of the same target; it is there too where the probe itself is away with its server.
+_WATCHED = 'up{job="citadel-probe", probe="gateway"}'
+_WATCHED_CASE = labelled("up", job="citadel-probe", probe="gateway", instance="a")
 
 
 def groups(site: Site) -> tuple[Group, ...]:
     """The groups of this area."""
     return (
-        Group("availability-records", tuple(unavailability(window) for window in WINDOWS), interval_s=30),
+        Group(
+            "availability-records",
+            (*(unavailability(window) for window in WINDOWS), *(watched(window) for _, window, _, _ in BURNS)),
+            interval_s=30,
+        ),
         Group("gateway", (*_there(), *_burns(1 - site.availability), *_engines(), *_callers())),
     )
 
@@ -40,6 +48,18 @@ def unavailability(window: str) -> Record:
         f"clamp_max({silent} + ({failed} or 0 * {silent}), 1)",
         works=Case({_PROBE_CASE: "1 0 1 0 1 0 1 0 1 0"}, at="90s", labels={"server": SERVER}, value=0.5),
         empty=Case(answers("0+10x60"), at="2m"),
+    )
+
+
+def watched(window: str) -> Record:
+    """The part of a window in which the server's gateway was watched at all; by server, from 0 to 1."""
+    samples = seconds(window) // SCRAPE_INTERVAL_S
+    return Record(
+        f"citadel:watched:ratio{window}",
+        f"clamp_max(max by (server) (count_over_time({_WATCHED}[{window}])) / {samples}, 1)",
+        # 18 samples, of a server that answers or does not.
+        works=Case({_WATCHED_CASE: "_x2 1x8 0x8"}, at="3m30s", labels={"server": SERVER}, value=18 / samples),
+        empty=Case({_PROBE_CASE: "1x30"}, at="2m"),
     )
 
 
@@ -120,14 +140,26 @@ def _there() -> tuple[Alert, ...]:
     )
 
 
+def _lately_away(away_s: float) -> tuple[dict[str, str], str]:
+    """A new server that was away for the last quarter of its history, and when that history ends."""
+    lost = round(away_s / INTERVAL_S)
+    length = 4 * lost
+    return {_PROBE_CASE: f"1x{length - lost - 1} 0x{lost}", _WATCHED_CASE: f"1x{length}"}, f"{length * INTERVAL_S}s"
+
+
 def _burns(budget: float) -> tuple[Alert, ...]:
     found = []
     for severity, long, short, factor in BURNS:
         bad = f"{factor * budget:g}"
+        spent_s = factor * budget * seconds(long)
+        away, after = _lately_away(1.5 * spent_s)
+        blink, soon_after = _lately_away(0.5 * spent_s)
         found.append(
             Alert(
                 name=f"CitadelAvailabilityBurn{long}",
-                expr=f"citadel:unavailability:ratio{long} > {bad} and citadel:unavailability:ratio{short} > {bad}",
+                # A budget is time of the whole window: minutes of a server that is new are no more of it than of another.
+                expr=f"citadel:unavailability:ratio{long} * citadel:watched:ratio{long} > {bad} "
+                f"and citadel:unavailability:ratio{short} > {bad}",
                 for_s=30 if severity == "page" else 300,
                 severity=severity,
                 kind="symptom",
@@ -140,12 +172,8 @@ def _burns(budget: float) -> tuple[Alert, ...]:
                     "other alerts of this server: one of them is usually the cause",
                 ),
                 remedy="Mend the cause. Put off changes until the budget has recovered.",
-                fires=Case(
-                    {_PROBE_CASE: "0x120"}, at="15m", step_s=60, labels={"server": SERVER, "severity": severity}
-                ),
-                quiet=Case(
-                    {_PROBE_CASE: "1x120", **answers("0+1000x120"), **answers("0+1x120", "503")}, at="15m", step_s=60
-                ),
+                fires=Case(away, at=after, step_s=60, labels={"server": SERVER, "severity": severity}),
+                quiet=Case({**blink, **answers("0+1000x2000"), **answers("0+1x2000", "503")}, at=soon_after, step_s=60),
             )
         )
     return tuple(found)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 
+import msgspec
 import pytest
 
 from applications import application
@@ -128,6 +129,9 @@ class Log:
 
     def record(self, level, event, fields):
         self.events.append((event, fields))
+
+    def access(self, line):
+        self.events.append((line.event, msgspec.structs.asdict(line)))
 
 
 class Rig:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from citadel_llm.api.limits.refusal import duration
+from citadel_llm.api.limits.lines import duration
 
 MS, S = 1_000_000, 1_000_000_000
 
@@ -10,16 +10,16 @@ MS, S = 1_000_000, 1_000_000_000
 @pytest.mark.parametrize(
     ("ns", "text"),
     [
-        (0, b"0s"),
-        (1, b"1ms"),
-        (6 * MS, b"6ms"),
-        (999 * MS + 1, b"1s"),
-        (1500 * MS, b"1.5s"),
-        (60 * S, b"1m0s"),
-        (60 * S + 250 * MS, b"1m0.25s"),
-        (119 * S + 5 * MS, b"1m59.005s"),
-        (7200 * S, b"2h0m0s"),
-        (3661 * S, b"1h1m1s"),
+        (0, "0s"),
+        (1, "1ms"),
+        (6 * MS, "6ms"),
+        (999 * MS + 1, "1s"),
+        (1500 * MS, "1.5s"),
+        (60 * S, "1m0s"),
+        (60 * S + 250 * MS, "1m0.25s"),
+        (119 * S + 5 * MS, "1m59.005s"),
+        (7200 * S, "2h0m0s"),
+        (3661 * S, "1h1m1s"),
     ],
 )
 def test_a_length_of_time_is_told_as_openai_does_rounded_up(ns, text):

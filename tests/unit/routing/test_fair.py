@@ -7,7 +7,7 @@ from collections import defaultdict
 from itertools import permutations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -127,6 +127,7 @@ def test_however_many_callers_fill_the_queue_there_is_room_for_a_newcomer(bound:
         assert bound <= 4 * hogs + 4, "a queue that is large for its callers was filled up by them"
 
 
+@example([(key, 0) for key in "ad" + "b" * 4 + "c" * 10], "b")  # two others wait with fewer than it
 @given(st.lists(st.tuples(KEYS, st.integers(0, 3)), min_size=1, max_size=40), KEYS)
 def test_the_forecast_of_those_ahead_is_near_the_truth(pushes: list[tuple[str, int]], key: str) -> None:
     queue: FairQueue[int] = FairQueue(1000)

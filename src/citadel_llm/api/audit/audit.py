@@ -112,8 +112,7 @@ class Audit:
             record.content = record.error_code = None
             record.detail = {"unencodable": str(error)[:_MAX_TEXT].encode("ascii", "replace").decode()}
             payload = encode(record)
-        self.journal.append(payload)
-        if self.journal.full:
+        if not self.journal.append(payload):
             self._look()
 
     def request(
@@ -299,16 +298,25 @@ class Audit:
     async def _keep(self) -> None:
         """Bring what was written to the disk ten times a second, and look after the room."""
         told = monotonic()
+        failed = ""
         while True:
             await asyncio.sleep(SYNC_S)
-            if self.journal.waiting:
-                self.journal.retry()
-            await self._sync()
-            if monotonic() - told >= _ROW_S:
-                told = monotonic()
-                self.tell_refused()
-            if self._no_room or self.journal.full:
-                self._look()
+            try:
+                if self.journal.waiting:
+                    self.journal.retry()
+                await self._sync()
+                if monotonic() - told >= _ROW_S:
+                    told = monotonic()
+                    self.tell_refused()
+                if self._no_room or self.journal.full:
+                    self._look()
+            except Exception as failure:  # whatever it is, what comes later is to get to the disk
+                said = f"{type(failure).__name__}: {failure}"
+                if said != failed:
+                    self._tell("error", "audit_upkeep_failed", error=said)
+                failed = said
+            else:
+                failed = ""
 
     async def _adopt(self) -> None:
         """Carry away what instances that are gone have left."""

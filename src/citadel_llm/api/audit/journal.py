@@ -210,25 +210,29 @@ class Journal:
         """How many records are in memory alone, for the disk did not take them."""
         return len(self._waiting)
 
-    def append(self, payload: bytes) -> None:
-        """Write a record. What the disk does not take is kept in memory, in its order, and written when it does."""
+    def append(self, payload: bytes) -> bool:
+        """Write a record; whether there is room for more.
+
+        What the disk does not take is kept in memory, in its order, and written when it does.
+        """
         frame = _pack(len(payload), crc32(payload)) + payload
         if self._waiting:
             self._wait(frame)
-            return
+            return False
         try:
             written = os.write(self._fd, frame)
         except OSError as error:
             self._stall(error, frame)
-            return
+            return False
         if written != len(frame):
             self._undo(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), frame)
-            return
-        self._size += written
-        self.pending_bytes += written
+            return False
         self.last += 1
-        if self._size >= self.options.segment_bytes:
+        self._size = size = self._size + written
+        self.pending_bytes = pending = self.pending_bytes + written
+        if size >= self.options.segment_bytes:
             self._rotate()
+        return pending < self.options.spool_bytes
 
     def _undo(self, error: OSError, frame: bytes) -> None:
         """A part of a record was written: take it back."""
@@ -319,14 +323,27 @@ class Journal:
         return found
 
     def _next_reader(self) -> bool:
-        for segment in self._segments:
+        for segment in tuple(self._segments):
             if segment.first > self.read_to:
+                try:
+                    self._reader_fd = os.open(segment.path, os.O_RDONLY | os.O_CLOEXEC)
+                except FileNotFoundError:
+                    self._removed(segment)
+                    continue
                 self._reader = segment
-                self._reader_fd = os.open(segment.path, os.O_RDONLY | os.O_CLOEXEC)
                 self._buffer, self._at, self._offset = b"", 0, 0
                 self.read_to = segment.first - 1
                 return True
         return False
+
+    def _removed(self, segment: _Segment) -> None:
+        """Somebody has removed its file: what was in there is lost, which the numbers of what follows show."""
+        self._tell("error", "audit_removed", file=str(segment.path))
+        if segment is self._segments[-1]:  # which is written to: nobody would find what else goes in there
+            self._rotate()
+            self.read_to = self.last
+        if segment is not self._segments[-1]:
+            self._segments.remove(segment)
 
     def _next_entry(self) -> Entry | None:
         """The record that follows; None at the segment's end, or where it is damaged."""
@@ -390,7 +407,10 @@ class Journal:
         removed = 0
         while self.pending_bytes >= self.options.spool_bytes and len(self._segments) > 1:
             oldest = self._segments.popleft()
-            self.pending_bytes -= oldest.path.stat().st_size
+            try:
+                self.pending_bytes -= oldest.path.stat().st_size
+            except FileNotFoundError:  # somebody has removed it, and perhaps others: what is left is counted anew
+                self.pending_bytes = sum(_size_of(segment.path) for segment in self._segments)
             removed += self._segments[0].first - oldest.first
             self.read_to = self.done_to = self._segments[0].first - 1
             self._remove(oldest)
@@ -453,6 +473,13 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def _size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _whole(path: Path) -> tuple[int, int]:

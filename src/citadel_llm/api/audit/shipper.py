@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from time import monotonic, time_ns
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import psycopg
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["BATCH", "Shipper"]
 
 BATCH = 1000
-_SLICE = 50  # rows made in one go: half a millisecond in which nobody is answered
+_SLICE = 25  # rows read, or made, in one go: a third of a millisecond in which nobody is answered
 _TIMEOUT_S = 10.0  # for a batch
 _TOUCH_S = 60.0  # a key's last use is noted so often
 _MAX_TOUCHED = 10_000
@@ -37,6 +37,15 @@ _PAUSE_S, _MAX_PAUSE_S = 0.25, 5.0
 _NO_PARTITION = "no partition of relation"
 
 type Tell = Callable[..., None]
+
+
+class _Made(NamedTuple):
+    """Of a batch: what of it the chain has not yet."""
+
+    lines: list[str]  # as COPY takes them
+    sums: usage.Sums
+    keys: dict[str | None, int]  # when each was last used
+    after: Place  # where they bring the chain to
 
 
 class Shipper:
@@ -67,16 +76,21 @@ class Shipper:
         pause_s = _PAUSE_S
         batch: list[Entry] = []
         while True:
-            if not batch:
-                wake.clear()
-                batch = self._journal.read(BATCH)
-            if not batch:
-                await wake.wait()
-                continue
             try:
+                if not batch:
+                    wake.clear()
+                    batch = await self._read()
+                if not batch:
+                    await wake.wait()
+                    continue
                 await self.carry(batch)
-            except (DatabaseUnavailable, psycopg.Error) as failure:
+            except Exception as failure:
                 self._failed(failure)
+                if not isinstance(failure, DatabaseUnavailable | psycopg.Error):
+                    # Of the journal itself, such as a segment that can't be opened: it is read anew, and nothing of it
+                    # is left out.
+                    self._journal.rewind()
+                    batch = []
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, _MAX_PAUSE_S)
             else:
@@ -85,9 +99,17 @@ class Shipper:
 
     async def drain(self) -> None:
         """Carry what is there, and no more. Raises DatabaseUnavailable, psycopg.Error."""
-        while batch := self._journal.read(BATCH):
+        while batch := await self._read():
             await self.carry(batch)
         await self._touch()
+
+    async def _read(self) -> list[Entry]:
+        """The next batch; requests are answered in between."""
+        batch: list[Entry] = []
+        while len(batch) < BATCH and (found := self._journal.read(_SLICE)):
+            batch += found
+            await asyncio.sleep(0)
+        return batch
 
     def _failed(self, failure: Exception) -> None:
         said = " ".join(str(failure).split()) or type(failure).__name__
@@ -139,26 +161,24 @@ class Shipper:
             journal.known = True
             if made is None or live != place:
                 made = await self._make(batch, live, refusal)
-            rows, lines, after = made
-            if lines:
-                await table.add(connection, journal.mark.chain, lines, after)
-                await usage.add(connection, rows, self._prices)
-        self._place = after
+            if made.lines:
+                await table.add(connection, journal.mark.chain, made.lines, made.after)
+                await usage.add(connection, made.sums)
+        self._place = made.after
         journal.done(batch[-1].sequence, sum(e.size_bytes for e in batch if e.sequence > journal.done_to))
         self._rejected.difference_update([entry.sequence for entry in batch] if self._rejected else ())
-        self._metrics.wrote(len(rows), monotonic() - began)
+        self._metrics.wrote(len(made.lines), monotonic() - began)
         if self.error:
             self.error = ""
             self._tell("info", "audit_goes_on")
-        self._note_keys(rows)
+        self._note_keys(made.keys)
 
-    async def _make(
-        self, batch: list[Entry], place: Place, refusal: psycopg.Error | None
-    ) -> tuple[list[Row], list[str], Place]:
-        """The rows for what the chain has not yet, as COPY takes them, and the place that they bring it to."""
+    async def _make(self, batch: list[Entry], place: Place, refusal: psycopg.Error | None) -> _Made:
+        """The rows for what the chain has not yet."""
         chain = self._journal.mark.chain
-        rows: list[Row] = []
         lines: list[str] = []
+        sums = usage.Sums(self._prices)
+        keys: dict[str | None, int] = {}
         position, taken, digest = place
         for index, entry in enumerate(batch):
             if index % _SLICE == _SLICE - 1:
@@ -172,9 +192,10 @@ class Shipper:
                 position += 1
                 previous, digest = digest, digest_of(digest, chain, position, row)
                 lines.append(copy_line(chain, position, previous, digest, row))
-                rows.append(row)
+                sums.note(row)
+                keys[row.key_id] = row.at_us
             taken = entry.sequence
-        return rows, lines, Place(position, taken, digest)
+        return _Made(lines, sums, keys, Place(position, taken, digest))
 
     def _row(self, chain: str, entry: Entry, refusal: psycopg.Error | None) -> Row:
         try:
@@ -201,12 +222,11 @@ class Shipper:
         self._metrics.rejected()
         self._tell("error", "audit_rejected", sequence=entry.sequence, error=why)
 
-    def _note_keys(self, rows: list[Row]) -> None:
+    def _note_keys(self, keys: Mapping[str | None, int]) -> None:
         now = monotonic()
-        for row in rows:
-            key = row.key_id
+        for key, at_us in keys.items():
             if key is not None and now - self._touched.get(key, -_TOUCH_S) >= _TOUCH_S:
-                self._used[key] = datetime.fromtimestamp(row.at_us / 1e6, UTC)
+                self._used[key] = datetime.fromtimestamp(at_us / 1e6, UTC)
 
     async def _touch(self) -> None:
         """Note the keys' last use, apart from the records: what goes wrong here is tried again with their next one."""

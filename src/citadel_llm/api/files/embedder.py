@@ -9,14 +9,12 @@ import base64
 import math
 from array import array
 from collections.abc import Sequence
-from time import monotonic
 from typing import TYPE_CHECKING
 
 import msgspec
 import orjson
 
 from citadel_llm.api.errors import ApiError, Headers
-from citadel_llm.api.middleware.correlation import new_request_id
 from citadel_llm.api.middleware.exchange import Exchange, Phase
 from citadel_llm.api.routes.forward import Forwarder, Unanswered
 from citadel_llm.api.routing.admission import Refused, cost_of
@@ -87,7 +85,7 @@ class Embedder:
         body = orjson.dumps({
             "model": self.model.name, "input": list(texts), "encoding_format": "base64", "truncate_prompt_tokens": -1,
         })  # fmt: skip
-        exchange = Exchange(new_request_id(), monotonic(), self._state.config.timeouts)
+        exchange = Exchange.begin(None, self._state.config.timeouts)
         exchange.caller, exchange.model = caller, self.model.name
         exchange.last_call = min(exchange.last_call, exchange.began + timeout_s)
         reply = _Collected()
@@ -131,11 +129,7 @@ class Embedder:
                 except BaseException:
                     admission.forget(exchange.caller, turn)
                     raise
-        entered = monotonic()
-        try:
-            await self._forwarder.forward(exchange, model, body, reply)
-        finally:
-            admission.leave(monotonic() - entered if exchange.started else None)
+        await self._forwarder.forward(exchange, model, body, reply, admission=admission)
 
     def _vectors(self, body: bytes, count: int) -> list[list[float]]:
         try:

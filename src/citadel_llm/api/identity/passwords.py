@@ -27,6 +27,7 @@ from citadel_llm.api.errors import ApiError
 from citadel_llm.api.identity.directory import Directory, User
 from citadel_llm.api.identity.lockout import Lockout
 from citadel_llm.api.identity.principal import Principal
+from citadel_llm.utils.outcomes import UnknownCaller
 
 __all__ = ["LEAST_LENGTH", "MOST_LENGTH", "Passwords"]
 
@@ -143,7 +144,7 @@ class Passwords:
         return name, password, hashlib.blake2b(credentials.strip(), digest_size=32, key=self._secret).digest()
 
 
-def refused(message: str, code: str) -> ApiError:
+def refused(message: str, code: UnknownCaller) -> ApiError:
     """The 401 for a password."""
     challenge = (b"www-authenticate", b'Basic realm="Citadel", charset="UTF-8"')
     return ApiError(401, code, message, headers=[challenge])

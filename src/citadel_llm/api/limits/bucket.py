@@ -15,13 +15,13 @@ from __future__ import annotations
 from collections.abc import MutableSequence
 from typing import Final
 
-__all__ = ["SCALE", "WORDS", "charge", "drained", "level", "lift", "wait_ns"]
+__all__ = ["MOST", "NS_PER_RATE", "SCALE", "WORDS", "charge", "drained", "level", "lift", "wait_ns"]
 
 type Words = MutableSequence[int] | memoryview[int]
 
 SCALE: Final = 1_000_000
-_NS_PER_RATE: Final = 60_000  # ns in a minute / SCALE
-_MOST: Final = 1 << 62
+NS_PER_RATE: Final = 60_000  # ns in a minute / SCALE
+MOST: Final = 1 << 62
 
 # From `at` on: the level, when it was that, and the rate of the last charge, in tokens a minute
 WORDS: Final = 3
@@ -34,7 +34,7 @@ def level(words: Words, at: int, now_ns: int, rate: int) -> int:
     if now_ns > since:
         words[at + 1] = now_ns  # first: half of this, and the level is too high, not too low
         if known:
-            known = max(0, known - (now_ns - since) * rate // _NS_PER_RATE)
+            known = max(0, known - (now_ns - since) * rate // NS_PER_RATE)
             words[at] = known
     return known
 
@@ -49,15 +49,15 @@ def charge(words: Words, at: int, now_ns: int, rate: int, tokens: int) -> None:
     """Raise the level by `tokens`, or lower it where they are negative."""
     known = level(words, at, now_ns, rate) + tokens * SCALE
     words[at + 2] = rate
-    words[at] = min(max(0, known), _MOST)
+    words[at] = min(max(0, known), MOST)
 
 
 def wait_ns(known: int, rate: int, tokens: int) -> int:
     """How long until `tokens` more may pass at this level; they are at most `rate`, which is above 0."""
     over = known - (rate - tokens) * SCALE
-    return max(0, -(-over * _NS_PER_RATE // rate))
+    return max(0, -(-over * NS_PER_RATE // rate))
 
 
 def drained(words: Words, at: int, now_ns: int) -> bool:
     """Whether nothing is left of all charges."""
-    return words[at] <= (now_ns - words[at + 1]) * words[at + 2] // _NS_PER_RATE
+    return words[at] <= (now_ns - words[at + 1]) * words[at + 2] // NS_PER_RATE

@@ -63,8 +63,8 @@ class CatchUp:
         if not await self._locked(table):
             return []
         try:
-            at = entry.at = table.record(entry.digest, monotonic_ns(), now_s)
-            entry.index = table.entry_of(at)
+            at = table.record(entry.digest, monotonic_ns(), now_s)
+            entry.found(table, at)
             budget.roll(table.words, at + BUDGET, periods, now_s)
             budget.keep(table.words, at + BUDGET, periods.month_end)
             return budget.behind(table.words, at + BUDGET, periods)

@@ -12,17 +12,17 @@ share, so that this is exact over them, and asks nobody else: see docs/limits.md
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from time import monotonic, monotonic_ns, time
 from typing import TYPE_CHECKING
 
 from citadel_llm.api.errors import ApiError
 from citadel_llm.api.identity.principal import Principal
 from citadel_llm.api.limits import bucket, budget, settlement, window
+from citadel_llm.api.limits.alone import enter_alone
 from citadel_llm.api.limits.bounds import BoundsTable, Scope
 from citadel_llm.api.limits.bucket import SCALE
 from citadel_llm.api.limits.plan import Charge, Entry, Plan, make_plan, model_plan
-from citadel_llm.api.limits.refusal import Fewest, Lowest, Refusal, headers_of, refusal_error
+from citadel_llm.api.limits.refusal import Fewest, Lowest, Refusal, lines_of, refusal_error
 from citadel_llm.api.limits.table import BUCKET, BUDGET, COLUMNS, TOUCHED, WINDOW, Table, TableFull, digest_of
 from citadel_llm.integration.metrics import Metrics
 from citadel_llm.utils.config import Limits
@@ -48,20 +48,28 @@ class Limiter:
         self,
         table: Table,
         limits: Limits,
-        bounds: Callable[[], BoundsTable],
         metrics: Metrics,
         catch_up: CatchUp | None = None,
     ) -> None:
-        """`bounds` gives what is in force, another object after each change; `catch_up` knows what was used before."""
+        """`catch_up` knows what was used before; None where nobody does."""
         self.table = table
         self._limits = limits
-        self._current_bounds = bounds
         self._bounds: BoundsTable = {}
         self._metrics = metrics
         self._catch_up = catch_up
-        self._plans: dict[tuple[Principal, str], Plan] = {}
+        self._plans: dict[tuple[Principal | None, str], Plan] = {}
         self._calendar = budget.Calendar()
         self._reap_at = 0.0
+
+    @property
+    def bounds(self) -> BoundsTable:
+        """What is in force."""
+        return self._bounds
+
+    @bounds.setter
+    def bounds(self, bounds: BoundsTable) -> None:
+        self._bounds = bounds
+        self._plans.clear()
 
     # Before
 
@@ -70,21 +78,26 @@ class Limiter:
 
         Raises ApiError: 429 with the bound that it does not fit under, 503 where nothing can be counted.
         """
-        plan = self._plan(exchange, model)
+        plan = self._plans.get((exchange.principal, model)) or self._plan(exchange, model)
         if plan.budgeted and time() >= min(entry.caught_up_until for entry in plan.entries if entry.budgeted):
             return False
         if not plan.entries:
             return True
-        if not (self.table.lock() if spin else self.table.lock(0)):
+        table = self.table
+        if not (table.lock() if spin else table.lock(0)):
             return False
         now = monotonic_ns()
         try:
+            if plan.alone is not None and (lines := enter_alone(table, plan.alone, tokens, now)) is not None:
+                exchange.lines += lines
+                exchange.charge = (plan, tokens)
+                return True
             refusal, fewest, lowest = self._enter(plan, tokens, now)
         except TableFull as full:
             raise self._unavailable(str(full)) from full
         finally:
-            self.table.unlock()
-        exchange.rate_limits = headers_of(self.table.words, fewest, lowest, now, tokens, counted=refusal is None)
+            table.unlock()
+        exchange.lines += lines_of(table.words, fewest, lowest, now, tokens, counted=refusal is None)
         if refusal is not None:
             self._metrics.limited(refusal.entry.scope, refusal.kind)
             raise refusal_error(refusal)
@@ -111,7 +124,7 @@ class Limiter:
 
         It is the caller's to `settle_fallback`, once.
         """
-        bounds = self._current_bounds().get(("model", model))
+        bounds = self._bounds.get(("model", model))
         if bounds is None:
             return _NOTHING
         plan = model_plan(model, bounds, self._limits)
@@ -136,15 +149,13 @@ class Limiter:
             entry.caught_up_until = float("inf")
 
     def _plan(self, exchange: Exchange, model: str) -> Plan:
-        bounds = self._current_bounds()
-        if bounds is not self._bounds or len(self._plans) > _MOST_PLANS:
-            self._plans.clear()
-            self._bounds = bounds
         principal = exchange.principal
         assert principal is not None  # noqa: S101 — who asks is known before what is asked for
         plan = self._plans.get((principal, model))
         if plan is None:
-            plan = self._plans[principal, model] = make_plan(principal, model, bounds, self._limits)
+            if len(self._plans) > _MOST_PLANS:
+                self._plans.clear()
+            plan = self._plans[principal, model] = make_plan(principal, model, self._bounds, self._limits)
         return plan
 
     def _unavailable(self, why: str) -> ApiError:
@@ -165,8 +176,8 @@ class Limiter:
         for entry in plan.entries:
             at, (high, low) = entry.at, entry.digest
             if words[entry.index] != high or words[entry.index + 1] != low:
-                at = entry.at = table.record(entry.digest, now, time())
-                entry.index = table.entry_of(at)
+                at = table.record(entry.digest, now, time())
+                entry.found(table, at)
             if entry.metered:
                 settlement.fold(words, at, table.places, now, entry.tokens, entry.budgeted)
             if (limit := entry.requests) is not None:
@@ -236,10 +247,9 @@ class Limiter:
     def settle(self, exchange: Exchange, used: int) -> None:
         """The request is over, and used so many tokens. Takes no lock: nobody else writes to this process's columns."""
         charge = exchange.charge
-        if charge is None:
-            return
-        exchange.charge = None
-        self._settle(charge, used)
+        if charge is not None:
+            exchange.charge = None
+            self._settle(charge, used)
 
     def settle_fallback(self, charge: Charge, used: int | None) -> None:
         """The same for `admit_fallback`; None where it is not known, and the estimate stays."""
@@ -247,14 +257,15 @@ class Limiter:
 
     def _settle(self, charge: Charge, used: int) -> None:
         plan, reserved = charge
-        words, place = self.table.words, self.table.place
-        more = used - reserved
+        table = self.table
+        place, more = table.place, used - reserved
         for entry in plan.entries:
+            record = entry.record
             if entry.at_once is not None:
-                words[entry.at + COLUMNS + place] -= 1
+                record[COLUMNS + place] -= 1
             # Who uses nothing for a minute may lose its record amid a long request.
-            if more and entry.metered and words[entry.index] == entry.digest[0]:
-                settlement.tell(words, entry.at, place, monotonic_ns(), more)
+            if more and entry.metered and table.words[entry.index] == entry.digest[0]:
+                settlement.tell(record, 0, place, monotonic_ns(), more)
 
     def tick(self) -> None:
         """Called several times a second: the dead are found."""

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from citadel_llm.api.identity.principal import Principal
 from citadel_llm.api.limits.bounds import Bounds, BoundsTable, Scope
-from citadel_llm.api.limits.table import digest_of
+from citadel_llm.api.limits.lines import passed_reset, requests_line, tokens_line
+from citadel_llm.api.limits.table import Table, digest_of
 from citadel_llm.utils.config import Limits
 
 __all__ = ["Charge", "Entry", "Plan", "key_subject", "make_plan", "model_plan", "shares"]
@@ -20,6 +21,7 @@ _FIELDS = (
     "requests_per_month",
     "tokens_per_month",
 )
+_NOWHERE = memoryview(bytes(8)).cast("q")
 
 
 @dataclass(slots=True, eq=False)
@@ -34,12 +36,17 @@ class Entry:
     tokens: int | None
     at_once: int | None
     budgeted: bool
-    requests_text: bytes
-    tokens_text: bytes
     metered: bool = False  # tokens matter
     at: int = 0
     index: int = 0  # where the table says whose record that is
+    record: memoryview[int] = _NOWHERE
+    requests_line: str = ""  # of an answer's head, up to what is left
+    tokens_line: str = ""
     caught_up_until: float = 0.0  # seconds since 1970: until then nobody needs to look
+
+    def found(self, table: Table, at: int) -> None:
+        """Remember where the record is."""
+        self.at, self.index, self.record = at, table.entry_of(at), table.view(at)
 
 
 @dataclass(slots=True, eq=False)
@@ -48,6 +55,11 @@ class Plan:
 
     entries: list[Entry]
     budgeted: bool
+    alone: Entry | None = None  # where there is one subject only, and no budgets
+
+    def __post_init__(self) -> None:
+        if len(self.entries) == 1 and not self.budgeted:
+            self.alone = self.entries[0]
 
 
 type Charge = tuple[Plan, int]  # what a request counts under, and the tokens that were reserved for it
@@ -102,16 +114,17 @@ def shares(bounds: Bounds, limits: Limits) -> Bounds:
 
 def _entry(scope: Scope, subject: str, bounds: Bounds) -> Entry:
     budgeted = any(getattr(bounds, field) is not None for field in _FIELDS[3:])
+    requests, tokens = bounds.requests_per_minute, bounds.tokens_per_minute
     return Entry(
         scope=scope,
         subject=subject,
         bounds=bounds,
         digest=digest_of(scope, subject),
-        requests=bounds.requests_per_minute,
-        tokens=bounds.tokens_per_minute,
+        requests=requests,
+        tokens=tokens,
         at_once=bounds.concurrent_requests,
         budgeted=budgeted,
-        metered=budgeted or bounds.tokens_per_minute is not None,
-        requests_text=b"%d" % (bounds.requests_per_minute or 0),
-        tokens_text=b"%d" % (bounds.tokens_per_minute or 0),
+        metered=budgeted or tokens is not None,
+        requests_line="" if requests is None else requests_line(requests, passed_reset(requests)),
+        tokens_line="" if tokens is None else tokens_line(tokens),
     )

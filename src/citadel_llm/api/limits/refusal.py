@@ -1,18 +1,19 @@
-"""What a caller is told of its bounds: headers as OpenAI has them, and refusals that say which bound it was and when to
-come back.
+"""What a caller is told of its bounds: with each answer, and where it is refused, which bound that was and when to come
+back.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from citadel_llm.api.errors import ApiError, Headers
+from citadel_llm.api.errors import ApiError
 from citadel_llm.api.limits import bucket, window
 from citadel_llm.api.limits.bucket import SCALE
+from citadel_llm.api.limits.lines import duration, passed_reset, requests_line, tokens_line
 from citadel_llm.api.limits.plan import Entry
 from citadel_llm.api.limits.table import WINDOW
 
-__all__ = ["Fewest", "Lowest", "Refusal", "duration", "headers_of", "refusal_error"]
+__all__ = ["Fewest", "Lowest", "Refusal", "lines_of", "refusal_error"]
 
 type Fewest = tuple[int, Entry]  # requests that are left after this one
 type Lowest = tuple[int, int, Entry]  # tokens that are left after it, and the bucket's level before
@@ -71,48 +72,21 @@ def _error(budget: bool, message: str, retry_after_s: int) -> ApiError:
     return ApiError(429, code, message, retry_after_s=retry_after_s)
 
 
-def duration(ns: int) -> bytes:
-    """A length of time, rounded up to milliseconds: `6ms`, `1.5s`, `1m0s`, `2h0m0s`."""
-    ms = -(-ns // 1_000_000)
-    if ms < 1000:
-        return b"%dms" % ms if ms else b"0s"
-    minutes, ms = divmod(ms, 60_000)
-    seconds = b"%d" % (ms // 1000) if not ms % 1000 else (b"%.3f" % (ms / 1000)).rstrip(b"0")
-    if not minutes:
-        return b"%bs" % seconds
-    hours, minutes = divmod(minutes, 60)
-    return b"%dh%dm%bs" % (hours, minutes, seconds) if hours else b"%dm%bs" % (minutes, seconds)
-
-
-# Right after a request, the window is as it began once that request has left it.
-_EXACT_RESET = duration(window.MINUTE_NS)
-_COARSE_RESET = duration(window.MINUTE_NS + window.QUANTUM_NS)
-
-
-def headers_of(
+def lines_of(
     words: memoryview[int], fewest: Fewest | None, lowest: Lowest | None, now_ns: int, tokens: int, *, counted: bool
-) -> Headers:
+) -> bytes:
     """Of the tightest bounds, by what is left after a request of so many `tokens`; `counted`: it has passed."""
-    headers: Headers = []
+    lines = ""
     if fewest is not None:
         left, entry = fewest
         limit = entry.requests or 0
-        if not counted:
-            reset = duration(window.reset_ns(words, entry.at + WINDOW, now_ns))
-        else:
-            reset = _EXACT_RESET if limit <= window.EXACT else _COARSE_RESET
-        headers += (
-            (b"x-ratelimit-limit-requests", entry.requests_text),
-            (b"x-ratelimit-remaining-requests", b"%d" % max(0, left if counted else left + 1)),
-            (b"x-ratelimit-reset-requests", reset),
-        )
+        reset = passed_reset(limit) if counted else duration(window.reset_ns(words, entry.at + WINDOW, now_ns))
+        lines = f"{requests_line(limit, reset)}{max(0, left if counted else left + 1)}\r\n"
     if lowest is not None:
         left, level, entry = lowest
         level += tokens * SCALE if counted else 0
-        rate = entry.tokens or 1
-        headers += (
-            (b"x-ratelimit-limit-tokens", entry.tokens_text),
-            (b"x-ratelimit-remaining-tokens", b"%d" % max(0, left if counted else left + tokens)),
-            (b"x-ratelimit-reset-tokens", duration(bucket.wait_ns(level, rate, rate))),
-        )
-    return headers
+        rate = entry.tokens or 0
+        reset = duration(bucket.wait_ns(level, rate or 1, rate or 1))
+        remaining = max(0, left if counted else left + tokens)
+        lines += f"{tokens_line(rate)}{remaining}\r\nx-ratelimit-reset-tokens: {reset}\r\n"
+    return lines.encode()

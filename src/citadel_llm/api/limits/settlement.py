@@ -14,7 +14,7 @@ from typing import Final
 
 from citadel_llm.api.limits import bucket, budget
 
-__all__ = ["BUCKET", "BUDGET", "COLUMNS", "TOLD_AT", "fold", "tell"]
+__all__ = ["BUCKET", "BUDGET", "COLUMNS", "FOLDED", "TOLD_AT", "fold", "tell"]
 
 type Words = MutableSequence[int] | memoryview[int]
 
@@ -22,7 +22,7 @@ type Words = MutableSequence[int] | memoryview[int]
 BUCKET: Final = 1
 BUDGET: Final = BUCKET + bucket.WORDS
 TOLD_AT: Final = 14
-_FOLDED: Final = 15
+FOLDED: Final = 15
 COLUMNS: Final = 1344
 
 
@@ -36,13 +36,13 @@ def fold(words: Words, at: int, places: int, now_ns: int, rate: int | None, budg
     """Take what was told into account. A process that dies amid it leaves too much counted, if anything."""
     first = at + COLUMNS
     told = sum(words[first : first + places])
-    more = told - words[at + _FOLDED]
+    more = told - words[at + FOLDED]
     if not more:
         return
     if more < 0:
-        words[at + _FOLDED] = told
+        words[at + FOLDED] = told
     if rate is not None:
         bucket.charge(words, at + BUCKET, min(now_ns, words[at + TOLD_AT]), rate, more)
     if budgeted:
         budget.spend(words, at + BUDGET, 0, more)
-    words[at + _FOLDED] = told
+    words[at + FOLDED] = told

@@ -31,7 +31,7 @@ from typing import Final
 from citadel_llm.api.limits import bucket, budget, settlement, window
 from citadel_llm.utils.config import ConfigError
 
-__all__ = ["BUCKET", "BUDGET", "COLUMNS", "TOUCHED", "WINDOW", "Table", "TableFull", "digest_of"]
+__all__ = ["BUCKET", "BUDGET", "COLUMNS", "HIGH", "TOUCHED", "WINDOW", "Table", "TableFull", "digest_of"]
 
 _LAYOUT: Final = 1  # another one is another file
 _MAGIC: Final = 0x43_49_54_4C_4D_54_00_00 + _LAYOUT
@@ -42,7 +42,7 @@ _BYTES: Final = 8
 
 # The head, in words
 _CREATED: Final = 1  # on the monotonic clock
-_HIGH: Final = 2  # places that were ever taken
+HIGH: Final = 2  # places that were ever taken
 _TAKEN: Final = 16  # by place
 _INDEX: Final = 512  # the digest of each record's subject, two words; 0 first: nobody's
 _FIRST: Final = _INDEX + 2 * _RECORDS
@@ -85,6 +85,7 @@ class Table:
         """Raises ConfigError where the file can't be used, or as many processes as there are places use it."""
         self._name = path or "the table of limits"
         self.place = self._fd = -1
+        self._views: dict[int, memoryview[int]] = {}
         try:
             if path is None:
                 self._fd = os.memfd_create("citadel-limits")
@@ -131,6 +132,8 @@ class Table:
                 self.words[_TAKEN + self.place] = 0
             finally:
                 self.unlock()
+        for view in self._views.values():
+            view.release()
         self.words.release()
         self._map.close()
         os.close(self._fd)
@@ -173,7 +176,7 @@ class Table:
         for place in range(_PLACES):
             if not self.words[_TAKEN + place] and self._own(place):
                 self.words[_TAKEN + place] = 1
-                self.words[_HIGH] = max(self.words[_HIGH], place + 1)
+                self.words[HIGH] = max(self.words[HIGH], place + 1)
                 return place
         raise self._unusable(f"{_PLACES} processes use it already")
 
@@ -187,7 +190,7 @@ class Table:
 
     def free_places(self) -> None:
         """What dead processes held at once is nobody's any more."""
-        for place in range(self.words[_HIGH]):
+        for place in range(self.words[HIGH]):
             if self.words[_TAKEN + place] and place != self.place and not self._alive(place):
                 self._clear_column(place)
                 self.words[_TAKEN + place] = 0
@@ -208,7 +211,7 @@ class Table:
     def at_once(self, at: int) -> int:
         """How many requests of the record's subject are under way, in all processes."""
         first = at + COLUMNS
-        return sum(self.words[first : first + self.words[_HIGH]])
+        return sum(self.words[first : first + self.words[HIGH]])
 
     # Records; all under the lock
 
@@ -222,10 +225,17 @@ class Table:
         """Where the digest of the record's subject is."""
         return _INDEX + (at - _FIRST) // _RECORD * 2
 
+    def view(self, at: int) -> memoryview[int]:
+        """The words of the record there, from 0 on: small numbers are found sooner than sums. Good until `close`."""
+        view = self._views.get(at)
+        if view is None:
+            view = self._views[at] = self.words[at : at + _RECORD]
+        return view
+
     @property
     def places(self) -> int:
         """How many were ever taken."""
-        return self.words[_HIGH]
+        return self.words[HIGH]
 
     def find(self, digest: tuple[int, int]) -> int:
         """Where the subject's record is; 0: it has none."""

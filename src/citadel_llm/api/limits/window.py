@@ -17,7 +17,22 @@ import array
 from collections.abc import MutableSequence
 from typing import Final
 
-__all__ = ["EXACT", "MINUTE_NS", "QUANTUM_NS", "WORDS", "add", "reset_ns", "used", "wait_ns"]
+__all__ = [
+    "COUNTS",
+    "EXACT",
+    "MINUTE_NS",
+    "QUANTUM",
+    "QUANTUM_NS",
+    "SLOTS",
+    "TIMES",
+    "TOTAL",
+    "WORDS",
+    "add",
+    "advance",
+    "reset_ns",
+    "used",
+    "wait_ns",
+]
 
 type Words = MutableSequence[int] | memoryview[int]
 
@@ -25,18 +40,18 @@ MINUTE_NS: Final = 60_000_000_000
 EXACT: Final = 1000
 _QUANTA: Final = 240
 QUANTUM_NS: Final = MINUTE_NS // _QUANTA
-_SLOTS: Final = _QUANTA + 1  # the quarter that is under way too
+SLOTS: Final = _QUANTA + 1  # the quarter that is under way too
 
 # Where each thing is, from `at` on
 _HEAD: Final = 0  # requests so far
 _TAIL: Final = 1  # of them, a minute old
-_QUANTUM: Final = 2  # the newest quarter of a second
-_TOTAL: Final = 3  # requests of the last `_SLOTS` quarters
-_COUNTS: Final = 4
-_TIMES: Final = _COUNTS + _SLOTS
-WORDS: Final = _TIMES + EXACT
+QUANTUM: Final = 2  # the newest quarter of a second
+TOTAL: Final = 3  # requests of the last `SLOTS` quarters
+COUNTS: Final = 4
+TIMES: Final = COUNTS + SLOTS
+WORDS: Final = TIMES + EXACT
 
-_NONE = memoryview(array.array("q", bytes(8 * _SLOTS)))
+_NONE = memoryview(array.array("q", bytes(8 * SLOTS)))
 
 
 def used(words: Words, at: int, now_ns: int, limit: int) -> int:
@@ -45,7 +60,7 @@ def used(words: Words, at: int, now_ns: int, limit: int) -> int:
         head, known = words[at], words[at + 1]
         tail = max(known, head - EXACT)
         oldest = now_ns - MINUTE_NS
-        times = at + _TIMES
+        times = at + TIMES
         while tail < head and words[times + tail % EXACT] <= oldest:
             tail += 1
         if tail != known:
@@ -53,7 +68,7 @@ def used(words: Words, at: int, now_ns: int, limit: int) -> int:
         return head - tail
     quantum = now_ns // QUANTUM_NS
     if quantum > words[at + 2]:
-        _advance(words, at, quantum)
+        advance(words, at, quantum)
     return words[at + 3]
 
 
@@ -61,12 +76,12 @@ def add(words: Words, at: int, now_ns: int) -> None:
     """One more request."""
     quantum = now_ns // QUANTUM_NS
     if quantum > words[at + 2]:
-        _advance(words, at, quantum)
+        advance(words, at, quantum)
     head = words[at]
-    words[at + _TIMES + head % EXACT] = now_ns
+    words[at + TIMES + head % EXACT] = now_ns
     words[at] = head + 1
     words[at + 3] += 1
-    words[at + _COUNTS + quantum % _SLOTS] += 1
+    words[at + COUNTS + quantum % SLOTS] += 1
 
 
 def wait_ns(words: Words, at: int, now_ns: int, limit: int) -> int:
@@ -75,28 +90,29 @@ def wait_ns(words: Words, at: int, now_ns: int, limit: int) -> int:
     if count < limit:
         return 0
     if limit <= EXACT:
-        return words[at + _TIMES + (words[at] - limit) % EXACT] + MINUTE_NS - now_ns
+        return words[at + TIMES + (words[at] - limit) % EXACT] + MINUTE_NS - now_ns
     newest = words[at + 2]
     for quantum in range(newest - _QUANTA, newest + 1):
-        count -= words[at + _COUNTS + quantum % _SLOTS]
+        count -= words[at + COUNTS + quantum % SLOTS]
         if count < limit:
-            return (quantum + _SLOTS) * QUANTUM_NS - now_ns
+            return (quantum + SLOTS) * QUANTUM_NS - now_ns
     return MINUTE_NS
 
 
 def reset_ns(words: Words, at: int, now_ns: int) -> int:
     """How long until nothing counts any more, given that no other passes."""
     head = words[at]
-    return max(0, words[at + _TIMES + (head - 1) % EXACT] + MINUTE_NS - now_ns) if head else 0
+    return max(0, words[at + TIMES + (head - 1) % EXACT] + MINUTE_NS - now_ns) if head else 0
 
 
-def _advance(words: Words, at: int, quantum: int) -> None:
+def advance(words: Words, at: int, quantum: int) -> None:
+    """Let the newest quarter of a second be that one."""
     known = words[at + 2]
-    counts = at + _COUNTS
-    if quantum - known >= _SLOTS:
-        words[counts : counts + _SLOTS] = _NONE
+    counts = at + COUNTS
+    if quantum - known >= SLOTS:
+        words[counts : counts + SLOTS] = _NONE
     else:
         for passed in range(known + 1, quantum + 1):
-            words[counts + passed % _SLOTS] = 0
+            words[counts + passed % SLOTS] = 0
     words[at + 2] = quantum
-    words[at + 3] = sum(words[counts : counts + _SLOTS])
+    words[at + 3] = sum(words[counts : counts + SLOTS])

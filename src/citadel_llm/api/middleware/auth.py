@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from citadel_llm.api.errors import ApiError, Headers
 from citadel_llm.api.identity.principal import Principal
 from citadel_llm.utils.keys import KeyRing, digest_of
+from citadel_llm.utils.outcomes import UnknownCaller
 
 if TYPE_CHECKING:
     from citadel_llm.api.identity.keeper import Keeper
@@ -71,8 +72,8 @@ class Authenticator:
         key = authorization[7:].strip()
         if not key or len(key) > _MAX_KEY_BYTES:
             raise _malformed(authorization)
-        if len(self.ring) and (name := self.ring.name_of(key)) is not None:
-            return self._of_the_file(name)
+        if (name := self.ring.name_of(key)) is not None:
+            return self._known.get(name) or self._of_the_file(name)
         if self._keeper is not None:
             directory = self._keeper.directory
             if directory is None:
@@ -95,9 +96,7 @@ class Authenticator:
             raise _unready()
 
     def _of_the_file(self, name: str) -> Principal:
-        found = self._known.get(name)
-        if found is None:
-            found = self._known[name] = Principal(name, name, key_name=name, unbounded=True, group="admin")
+        found = self._known[name] = Principal(name, name, key_name=name, unbounded=True, group="admin")
         return found
 
 
@@ -116,5 +115,5 @@ def _unready() -> ApiError:
     )
 
 
-def _refused(message: str, code: str) -> ApiError:
+def _refused(message: str, code: UnknownCaller) -> ApiError:
     return ApiError(401, code, message, headers=[(b"www-authenticate", b"Bearer")])

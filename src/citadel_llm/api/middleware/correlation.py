@@ -12,14 +12,14 @@ _SANE = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 
 
 # An id names a request and opens nothing, so that it may be foreseen: 80 random bits for the process, then a number
-# of 12 digits.
+# of 12 digits, decimal ones, for these are made sooner.
 _process = "req-" + os.urandom(10).hex()
-_numbers = count(1 << 44)
+_numbers = count(10**11)
 
 
 def new_request_id() -> str:
     """An id that no other request has: `req-` and 32 hexadecimal digits."""
-    return _process + hex(next(_numbers))[2:]
+    return f"{_process}{next(_numbers)}"
 
 
 def sane_request_id(value: bytes) -> str | None:

@@ -9,12 +9,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from time import monotonic
+from typing import Any
+
+import msgspec
 
 from citadel_llm.api.audit.content import Kept
 from citadel_llm.api.call import CallerGone
 from citadel_llm.api.errors import ApiError, Headers
 from citadel_llm.api.identity.principal import Principal
 from citadel_llm.api.limits.plan import Charge
+from citadel_llm.api.middleware.correlation import new_request_id
 from citadel_llm.api.routing.explain import Explanation
 from citadel_llm.api.tracing.context import Trace
 from citadel_llm.utils.config import Timeouts
@@ -42,47 +46,64 @@ class Phase:
     CALLER = "caller"
 
 
-class Exchange:
-    """The record of one request. Everything that its handler awaits can be interrupted through it."""
+class Exchange(msgspec.Struct, eq=False):
+    """The record of one request. Everything that its handler awaits can be interrupted through it.
 
-    # What most requests leave as it is costs them nothing here.
-    deadline_ms = 0  # the caller's own, if it set one that is shorter than ours
+    It is a struct, for that is made sooner than an object with as many slots; and a default of any other class makes
+    each look at the attribute, and each change, a slow one. Use `begin`.
+    """
+
+    request_id: str
+    given_id: bool  # the caller chose it
+    lines: bytes  # of any answer's head: its id and, once that is known, what its caller has left
+    began: float
+    deadline: float
+    last_call: float
+    _task: asyncio.Task[Any] | None
+    phase: str = Phase.BODY
+    deadline_ms: int = 0  # the caller's own, if it set one that is shorter than ours
     failure: Exception | None = None
-    caller = ""
-    principal: Principal | None = None  # none yet: who asks is not known
     error: Exception | None = None  # why it failed, where it did
-    finished = False  # it was counted and written down
-    kept: Kept | None = None  # what was asked and answered, where the audit log holds that
-    model = ""
-    engine = ""
-    cache = "bypass"  # what came of looking for a kept answer
-    status = 0
-    started = False
-    stream = False
-    takes_events = False  # an error can still be told, as the last event of the stream
-    retries = 0
-    fallback_from = ""  # the model that was asked for, where another one answers
+    finished: bool = False  # it was counted and written down
+    caller: str = ""
+    principal: Principal | None = None  # none yet: who asks is not known
+    model: str = ""
+    engine: str = ""
+    fallback_from: str = ""  # the model that was asked for, where another one answers
     explanation: Explanation | None = None  # where the caller asked for one
-    sent_at = 0.0
-    given_id = False  # the caller chose the request's id
-    first_token_at = 0.0
+    trace: Trace | None = None  # which it is part of
+    kept: Kept | None = None  # what was asked and answered, where the audit log holds that
+    cache: str = "bypass"  # what came of looking for a kept answer
+    status: int = 0
+    retries: int = 0
+    started: bool = False
+    stream: bool = False
+    takes_events: bool = False  # an error can still be told, as the last event of the stream
+    sent_at: float = 0.0
+    first_token_at: float = 0.0
+    events: int = 0  # of its stream, that went out
+    hides_usage: bool = False  # the engine is asked for the tokens of a stream, and the caller did not ask
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
-    tokens_estimated = False  # it broke off before the engine said how many tokens there were
-    hides_usage = False  # the engine is asked for the tokens of a stream, and the caller did not ask
-    events = 0  # of its stream, that went out
+    tokens_estimated: bool = False  # it broke off before the engine said how many tokens there were
     charge: Charge | None = None  # what it counts as, until what it really used is known
-    trace: Trace | None = None  # which it is part of
-    rate_limits: Headers | tuple[()] = ()  # what its caller has left, as headers
     _timer: asyncio.TimerHandle | None = None
 
-    def __init__(self, request_id: str, began: float, timeouts: Timeouts) -> None:
-        self.request_id = request_id
-        self.began = began
-        self.phase = Phase.BODY
-        self.deadline = began + timeouts.body_s
-        self.last_call = began + timeouts.total_s
-        self._task = asyncio.current_task()
+    @classmethod
+    def begin(cls, request_id: str | None, timeouts: Timeouts) -> Exchange:
+        """In the current task, now; with an id of its own where there is none."""
+        now = monotonic()
+        name = request_id or new_request_id()
+        lines = f"x-request-id: {name}\r\n".encode()
+        return cls(
+            name,
+            request_id is not None,
+            lines,
+            now,
+            now + timeouts.body_s,
+            now + timeouts.total_s,
+            asyncio.current_task(),
+        )
 
     def notes(self) -> Headers:
         """The headers that tell of another model's answering, and of the decision where that was asked for."""
@@ -95,7 +116,7 @@ class Exchange:
 
     def detached(self, timeouts: Timeouts) -> Exchange:
         """The same request, for work in the current task that may outlive its caller."""
-        other = Exchange(self.request_id, monotonic(), timeouts)
+        other = Exchange.begin(self.request_id, timeouts)
         other.caller, other.principal = self.caller, self.principal
         other.model, other.stream = self.model, self.stream
         other.given_id = self.given_id
@@ -183,12 +204,12 @@ class Sweeper:
     def _sweep(self) -> None:
         if self._loop is None:
             return
+        self._timer = self._loop.call_later(SWEEP_S, self._sweep)  # first: whatever fails below, it goes on
         now = monotonic()
         for exchange in tuple(self.active):
             if now >= exchange.deadline or now >= exchange.last_call:
                 exchange.interrupt(self._overdue(exchange, now))
         self._on_tick()
-        self._timer = self._loop.call_later(SWEEP_S, self._sweep)
 
     def _overdue(self, exchange: Exchange, now: float) -> Exception:
         if exchange.phase == Phase.CALLER:

@@ -179,9 +179,7 @@ class CachedAnswers:
     async def _start(self, exchange: Exchange, head: _Head, outcome: Outcome, reply: Reply) -> None:
         self._cache.metrics.answered(outcome)
         exchange.cache = _HEADER[outcome].decode("ascii")
-        out = [*head.headers, (b"x-request-id", exchange.request_id.encode("ascii"))]
-        out.append((b"x-citadel-cache", _HEADER[outcome]))
-        out.extend(exchange.rate_limits)
+        out = [*head.headers, (b"x-citadel-cache", _HEADER[outcome])]
         if head.length is not None:
             out.append((b"content-length", head.length))
         if self._state.draining:

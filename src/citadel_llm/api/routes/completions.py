@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import re
 import traceback
+from collections.abc import Coroutine
 from functools import partial
-from time import monotonic
+from time import monotonic, time_ns
 from typing import Any
 
 import msgspec
@@ -21,7 +22,7 @@ from citadel_llm.api.errors import ApiError, Headers, error_body, error_event
 from citadel_llm.api.files.retrieval import WORDS, Retrieval
 from citadel_llm.api.identity.guard import denied
 from citadel_llm.api.middleware.auth import TWICE
-from citadel_llm.api.middleware.correlation import new_request_id, sane_request_id
+from citadel_llm.api.middleware.correlation import sane_request_id
 from citadel_llm.api.middleware.exchange import Exchange, Phase
 from citadel_llm.api.routes.cached import CachedAnswers
 from citadel_llm.api.routes.forward import Forwarder, Unanswered
@@ -34,10 +35,22 @@ from citadel_llm.api.routing.splice import splice_model, splice_usage
 from citadel_llm.api.state import GatewayState
 from citadel_llm.api.tracing.context import trace_headers, trace_of
 from citadel_llm.api.upstream.model import ServedModel
+from citadel_llm.utils.logging import Access
 
 __all__ = ["Completions"]
 
-_X = ord("x")
+_READ = frozenset(
+    {
+        b"authorization",
+        b"content-length",
+        b"traceparent",
+        b"x-api-key",
+        b"x-citadel-deadline-ms",
+        b"x-citadel-route",
+        b"x-citadel-session",
+        b"x-request-id",
+    }
+)
 _SEARCHING = frozenset({"/v1/chat/completions", "/v1/responses"})  # those that take the tool `file_search`
 
 
@@ -71,6 +84,8 @@ class Completions:
         self._path = path
         self._endpoint = ENDPOINTS[path]
         self._action = hot_action(path)
+        self._count_answer, self._count_tokens = state.metrics.answered, state.metrics.tokens
+        self._bytes_per_token = state.config.auto.bytes_per_token
         self._forwarder = Forwarder(state, path)
         self._resolver = Resolver(state, interchangeable=self._endpoint.streams)
         self._retrieval = Retrieval(state, path) if path in _SEARCHING else None
@@ -117,19 +132,20 @@ class Completions:
                 if error is not None:
                     await self._fail(exchange, error, call)
             finally:
-                self._finish(exchange, call)
+                if not exchange.finished:
+                    self._finish(exchange, call)
 
     def _begun(self, request_id: str | None, headers: Headers, *, traced: bool) -> Exchange:
-        exchange = Exchange(request_id or new_request_id(), monotonic(), self._state.config.timeouts)
-        if request_id is not None:
-            exchange.given_id = True
+        exchange = Exchange.begin(request_id, self._state.config.timeouts)
         tracer = self._state.tracer
         if traced or tracer is not None:
             parent, state = trace_headers(headers)
             exchange.trace = trace_of(parent, state) if tracer is None else tracer.begin(parent, state)
         return exchange
 
-    async def _serve(self, exchange: Exchange, call: Call, body: bytes, session: bytes | None) -> None:
+    async def _serve(  # noqa: PLR0912 — one coroutine: each that waits inside another costs every request
+        self, exchange: Exchange, call: Call, body: bytes, session: bytes | None
+    ) -> None:
         audit = self._state.audit
         if audit is not None and audit.content is not None:
             call = exchange.kept = audit.content.keep(call, body)
@@ -153,7 +169,8 @@ class Completions:
         limiter = self._state.limiter
         if not limiter.admit(exchange, model.name, tokens):
             await limiter.admit_patiently(exchange, model.name, tokens)
-        if self._retrieval is not None and WORDS in body:
+        # `in` would raise an exception of its own inside before it looks.
+        if self._retrieval is not None and body.find(WORDS) >= 0:
             body, call = await self._retrieval(exchange, call, body, model)
         elif self._semantic is not None and self._semantic.wanted(principal):
             asking = await self._semantic(exchange, call, body, model)
@@ -169,6 +186,11 @@ class Completions:
         ):
             answer = partial(self._answer, chain, request, body, session)
             await cached.serve(exchange, model.config.version, call.headers, body, call, answer)
+        elif len(chain) == 1 and not exchange.stream:  # as `_answer` would, which is one coroutine less
+            try:
+                await self._ask(exchange, model, request.model, body, call, session)
+            except Unanswered as failure:
+                raise failure.error from failure
         else:
             await self._answer(chain, request, body, session, exchange, call)
 
@@ -176,7 +198,7 @@ class Completions:
         """Tokens of the prompt, as far as that can be told without counting; what was used is known afterwards."""
         if not self._endpoint.tokens:
             return 0
-        tokens = max(1, int(body_bytes / self._state.config.auto.bytes_per_token))
+        tokens = int(body_bytes / self._bytes_per_token) or 1
         most = model.config.max_tokens
         # One prompt has room in the context, whatever its images weigh; embeddings are of many texts at once.
         return tokens if most is None or model.config.kind == "embedding" else min(tokens, most)
@@ -236,10 +258,10 @@ class Completions:
         exchange.model, exchange.fallback_from = first, ""
         raise failure.error from failure
 
-    async def _ask(
+    def _ask(
         self, exchange: Exchange, model: ServedModel, named: str, body: bytes, reply: Reply, session: bytes | None
-    ) -> None:
-        """Answer the exchange by `model`. Raises Unanswered where another model may."""
+    ) -> Coroutine[Any, Any, None]:
+        """Answer the exchange by `model`; to be awaited at once. Both raise Unanswered where another model may."""
         if not model.candidates:
             raise Unanswered(self._forwarder.unavailable(model))
         key: int | None = None
@@ -248,15 +270,16 @@ class Completions:
         if named != model.name:
             body = _renamed(body, model.name)
         admission = model.admission
-        if admission.inside < admission.places:
-            admission.inside += 1
-        else:
-            await self._enter(exchange, model, len(body))
-        entered = monotonic()
-        try:
-            await self._forwarder.forward(exchange, model, body, reply, key)
-        finally:
-            admission.leave(monotonic() - entered if exchange.started else None)
+        if admission.inside >= admission.places:
+            return self._ask_in_turn(exchange, model, body, reply, key)
+        admission.inside += 1
+        return self._forwarder.forward(exchange, model, body, reply, key, admission)
+
+    async def _ask_in_turn(
+        self, exchange: Exchange, model: ServedModel, body: bytes, reply: Reply, key: int | None
+    ) -> None:
+        await self._enter(exchange, model, len(body))
+        await self._forwarder.forward(exchange, model, body, reply, key, model.admission)
 
     async def _enter(self, exchange: Exchange, model: ServedModel, body_bytes: int) -> None:
         state = self._state
@@ -292,15 +315,10 @@ class Completions:
             return
         exchange.status = error.status
         body = error_body(error, exchange.request_id)
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"x-request-id", exchange.request_id.encode("ascii")),
-            *error.headers,
-        ]
+        headers = [(b"content-type", b"application/json"), *error.headers]
         if exchange.model:
             headers.append((b"x-citadel-model", exchange.model.encode("ascii")))
         headers.extend(exchange.notes())
-        headers.extend(exchange.rate_limits)
         if error.status == 408 or self._state.draining:
             headers.append((b"connection", b"close"))
         await reply.whole(error.status, headers, body)
@@ -327,48 +345,52 @@ class Completions:
         status = exchange.status or 499
         principal = exchange.principal
         group = "none" if principal is None else principal.group
-        state.metrics.answered(self._path, exchange.model, status, duration, group)
-        state.limiter.settle(exchange, _used(exchange, status))
-        if exchange.tokens_estimated:
-            pass  # no engine reported them
-        elif exchange.prompt_tokens is not None and exchange.completion_tokens is not None:
-            state.metrics.tokens(exchange.model, exchange.prompt_tokens, exchange.completion_tokens)
+        self._count_answer(self._path, exchange.model, status, duration, group)
+        told, completion_tokens = exchange.prompt_tokens, exchange.completion_tokens
+        if told is None:
+            state.limiter.settle(exchange, _estimated(exchange, status))
+        elif completion_tokens is None:
+            state.limiter.settle(exchange, told)
+        else:
+            state.limiter.settle(exchange, told + completion_tokens)
+            self._count_tokens(exchange.model, told, completion_tokens)
         ttft_ms: float | None = None
         if exchange.first_token_at and exchange.stream:
             ttft = exchange.first_token_at - exchange.began
             state.metrics.first_token(exchange.model, ttft)
             ttft_ms = int(ttft * 1e6) / 1e3
-            tokens = exchange.completion_tokens
-            if tokens is not None and tokens > 1 and status < 400 and not exchange.tokens_estimated:
-                state.metrics.pace(exchange.model, (duration - ttft) / (tokens - 1))
+            if completion_tokens is not None and completion_tokens > 1 and status < 400:
+                state.metrics.pace(exchange.model, (duration - ttft) / (completion_tokens - 1))
         if state.tracer is not None:
             state.tracer.end(self._path, exchange, status, duration)
         audit = state.audit
         if audit is not None and principal is not None:
             audit.request(self._action, exchange, principal, call.client, status, duration)
-        state.log.record(
-            "info" if status < 500 else "warning",
-            "access",
-            {
-                "request_id": exchange.request_id,
-                "method": "POST",
-                "path": self._path,
-                "status": status,
-                "duration_ms": int(duration * 1e6) / 1e3,
-                "ttft_ms": ttft_ms,
-                "model": exchange.model or None,
-                "fallback_from": exchange.fallback_from or None,
-                "engine": exchange.engine or None,
-                "caller": exchange.caller or None,
-                "client": call.client,
-                "stream": exchange.stream,
-                "cache": exchange.cache,
-                "prompt_tokens": exchange.prompt_tokens,
-                "completion_tokens": exchange.completion_tokens,
-                "tokens_estimated": exchange.tokens_estimated,
-                "retries": exchange.retries,
-                "error": None if error is None else getattr(error, "code", str(error)),
-            },
+        state.log.access(
+            Access(
+                time_ns() // 1000 / 1e6,
+                "info" if status < 500 else "warning",
+                "access",
+                state.instance,
+                exchange.request_id,
+                "POST",
+                self._path,
+                status,
+                int(duration * 1e6) / 1e3,
+                ttft_ms,
+                exchange.model or None,
+                exchange.fallback_from or None,
+                exchange.engine or None,
+                exchange.caller or None,
+                call.client,
+                exchange.stream,
+                exchange.cache,
+                exchange.prompt_tokens,
+                exchange.completion_tokens,
+                exchange.tokens_estimated,
+                exchange.retries,
+                None if error is None else getattr(error, "code", str(error)),
+            )
         )
 
 
@@ -386,22 +408,23 @@ def _headers(headers: Headers) -> _Read:
     explain = False
     traced = False
     for name, value in headers:
-        if name == b"authorization":
-            authorization = value if authorization is None else TWICE
-        elif name == b"content-length":
+        if name not in _READ:
+            continue
+        if name == b"content-length":
             length = value
-        elif name[0] == _X:
-            if name == b"x-request-id":
-                request_id = sane_request_id(value)
-            elif name == b"x-api-key":  # as clients of the messages API send it
-                api_key = b"Bearer " + value if api_key is None else TWICE
-            elif name == b"x-citadel-session":
-                session = value
-            elif name == b"x-citadel-deadline-ms":
-                deadline = value
-            elif name == b"x-citadel-route":
-                explain = wants_explanation(value)
-        elif name == b"traceparent":
+        elif name == b"authorization":
+            authorization = value if authorization is None else TWICE
+        elif name == b"x-request-id":
+            request_id = sane_request_id(value)
+        elif name == b"x-api-key":  # as clients of the messages API send it
+            api_key = b"Bearer " + value if api_key is None else TWICE
+        elif name == b"x-citadel-session":
+            session = value
+        elif name == b"x-citadel-deadline-ms":
+            deadline = value
+        elif name == b"x-citadel-route":
+            explain = wants_explanation(value)
+        else:
             traced = True
     if authorization is None:
         authorization = api_key
@@ -418,10 +441,8 @@ def _asks_for_usage(request: _Request) -> bool:
     return options is not None and bool(options.include_usage)
 
 
-def _used(exchange: Exchange, status: int) -> int:
-    """Tokens that a finished request comes to; estimated where it broke off before the engine said."""
-    if exchange.prompt_tokens is not None:
-        return exchange.prompt_tokens + (exchange.completion_tokens or 0)
+def _estimated(exchange: Exchange, status: int) -> int:
+    """Tokens that a finished request comes to of which no engine has said it: it broke off before."""
     # An answer that was kept, or another's, has cost nothing; nor has one that the engine refused or never got.
     if exchange.charge is None or exchange.cache == "hit":
         return 0

@@ -12,6 +12,8 @@ from citadel_llm.api.errors import ApiError, Headers, reshape
 from citadel_llm.api.middleware.exchange import Exchange, Overdue, Phase
 from citadel_llm.api.routes.unasked import Unasked
 from citadel_llm.api.routes.usage import note_stream_usage, note_usage
+from citadel_llm.api.routing.admission import Admission
+from citadel_llm.api.routing.breaker import CLOSED
 from citadel_llm.api.routing.retry import backoff_s
 from citadel_llm.api.upstream.connection import BadResponse, Connection, ConnectionLost
 from citadel_llm.api.upstream.engine import Engine, State
@@ -51,6 +53,8 @@ _NOT_FORWARDED = frozenset(
         b"x-request-id",
     }
 )
+# The length of what is in hand is known better.
+_NOT_FORWARDED_WHOLE = _NOT_FORWARDED | {b"content-length"}
 
 
 class Unanswered(Exception):
@@ -107,37 +111,114 @@ class Forwarder:
             retry_after_s=model.retry_after_s,
         )
 
-    async def forward(
-        self, exchange: Exchange, model: ServedModel, body: bytes, reply: Reply, key: int | None = None
+    async def forward(  # noqa: PLR0912, PLR0915 — one coroutine: each that waits inside another costs every request
+        self,
+        exchange: Exchange,
+        model: ServedModel,
+        body: bytes,
+        reply: Reply,
+        key: int | None = None,
+        admission: Admission | None = None,
     ) -> None:
-        """Answer the exchange. Raises Unanswered where that could not begin, ApiError where it broke off."""
+        """Answer the exchange. Raises Unanswered where that could not begin, ApiError where it broke off.
+
+        A place that was taken at `admission` is given up at the end.
+        """
+        entered = monotonic()
         model.budget.deposit()
         tried: list[Engine] = []
         again = False
-        while True:
-            engine, ticket = self._pick(exchange, model, key, tried)
-            exchange.engine = engine.url
-            engine.in_flight += 1
-            try:
-                # Two callers may use one id, and a second attempt uses it again, but an engine
-                # wants ids that differ: what it gets begins with the id and ends at random.
-                suffix = f"-{os.urandom(4).hex()}" if exchange.given_id or again else ""
-                await self._attempt(exchange, model, engine, ticket, suffix, body, reply, pooled=not again)
-                return
-            except _NotAnsweredError as failure:
-                if failure.crossed and not again:
+        try:
+            while True:
+                candidates = model.candidates
+                if len(candidates) == 1 and not tried and candidates[0].breaker.state is CLOSED:
+                    engine = candidates[0]  # as `_pick` would find
+                    ticket = engine.breaker.epoch
+                    if exchange.explanation is not None:
+                        exchange.explanation.add("model", model.describe(engine, key))
+                else:
+                    engine, ticket = self._pick(exchange, model, key, tried)
+                exchange.engine = engine.url
+                engine.in_flight += 1
+                # One attempt; its outcome is told to the model once, and once more where an answer broke off.
+                connection = None if again else engine.pooled()
+                failed: bool | None = None  # None: this attempt says nothing of the replica
+                begun = False
+                try:
+                    if connection is None:
+                        exchange.expect(Phase.CONNECT, monotonic() + self._timeouts.connect_s)
+                        connection = await engine.open()
+                    # Two callers may use one id, and a second attempt uses it again, but an engine
+                    # wants ids that differ: what it gets begins with the id and ends at random.
+                    suffix = f"-{os.urandom(4).hex()}" if exchange.given_id or again else ""
+                    self._send(exchange, engine, connection, suffix, body)
+                    # The first piece of the body too, before the caller is told anything: until then another
+                    # replica may answer in this one's place.
+                    if exchange.stream:
+                        status, headers = await connection.head()
+                        whole = False
+                        if 200 <= status < 400:
+                            status, piece = _opened(status, await connection.read())
+                        else:
+                            piece, _ = await connection.read_whole(_ERROR_BYTES)
+                    else:
+                        await connection.whole(_WHOLE_BYTES)
+                        status, headers, piece, whole = connection.taken()
+                    if not 200 <= status < 400:
+                        failed = status >= 500
+                        raise self._refusal(status, piece)
+                    begun, failed = True, False
+                    model.answered(engine, ticket)
+                    out = self._begin(exchange, model, connection, status, headers, whole=whole)
+                    if whole:
+                        now = monotonic()
+                        note_usage(exchange, piece)
+                        if exchange.completion_tokens:
+                            model.latency.answered(now - exchange.sent_at, exchange.completion_tokens)
+                        exchange.phase, exchange.deadline = Phase.CALLER, now + self._timeouts.chunk_s
+                        await reply.whole(status, out, piece)
+                    else:
+                        await self._stream(exchange, model, connection, status, out, piece, reply)
+                    return
+                except (OSError, ConnectionLost, BadResponse) as failure:
+                    broken = self._broken(exchange, model, engine, connection, failure, begun=begun)
+                    if not isinstance(broken, _NotAnsweredError):
+                        failed = True
+                        raise broken from failure
+                    failed = not broken.crossed or None
+                    missed = broken
+                except _NotAnsweredError as failure:
+                    missed = failure
+                except asyncio.CancelledError:
+                    if not isinstance(exchange.failure, Overdue):
+                        raise
+                    failed = True
+                    if exchange.phase != Phase.CONNECT:
+                        raise
+                    exchange.forgive()
+                    late = TimeoutError(f"no connection within {self._timeouts.connect_s:g} s")
+                    missed = self._unreachable(model, engine, late)
+                finally:
+                    if connection is not None:
+                        engine.give_back(connection)
+                    if failed:
+                        model.failed(engine, ticket, begun=begun)
+                    elif not begun:
+                        model.released(engine, ticket, failed)
+                    engine.in_flight -= 1
+                if missed.crossed and not again:
                     # Nobody's failure: sent once more, on a new connection, and not out of the budget.
-                    again = True
                     exchange.retries += 1
                     self._state.metrics.retried(model.name)
-                    continue
+                else:
+                    tried.append(engine)
+                    if exchange.explanation is not None:
+                        exchange.explanation.add("failed", f"{engine.url} ({missed})")
+                    await self._before_next(exchange, model, tried, missed)
                 again = True
-                tried.append(engine)
-                if exchange.explanation is not None:
-                    exchange.explanation.add("failed", f"{engine.url} ({failure})")
-                await self._before_next(exchange, model, tried, failure)
-            finally:
-                engine.in_flight -= 1
+        finally:
+            if admission is not None:
+                admission.leave(monotonic() - entered if exchange.started else None)
 
     def _pick(self, exchange: Exchange, model: ServedModel, key: int | None, tried: list[Engine]) -> tuple[Engine, int]:
         while (engine := model.pick(key, tried)) is not None:
@@ -167,64 +248,6 @@ class Forwarder:
             exchange.expect(Phase.RETRY, monotonic() + pause_s + self._timeouts.connect_s)
             await asyncio.sleep(pause_s)
 
-    async def _attempt(
-        self,
-        exchange: Exchange,
-        model: ServedModel,
-        engine: Engine,
-        ticket: int,
-        suffix: str,
-        body: bytes,
-        reply: Reply,
-        *,
-        pooled: bool,
-    ) -> None:
-        """One attempt; its outcome is told to the model once, and once more where an answer broke off."""
-        connection = engine.pooled() if pooled else None
-        failed: bool | None = None  # None: this attempt says nothing of the replica
-        begun = False
-        try:
-            if connection is None:
-                exchange.expect(Phase.CONNECT, monotonic() + self._timeouts.connect_s)
-                connection = await engine.open()
-            self._send(exchange, engine, connection, suffix, body)
-            # The first piece of the body too, before the caller is told anything: until then another
-            # replica may answer in this one's place.
-            if exchange.stream:
-                status, headers = await connection.head()
-                good, whole = 200 <= status < 400, False
-                piece = await connection.read() if good else (await connection.read_whole(_ERROR_BYTES))[0]
-                status, piece = _opened(status, piece)
-                good = 200 <= status < 400
-            else:
-                status, headers, piece, whole = await connection.whole(_WHOLE_BYTES)
-                good = 200 <= status < 400
-            if not good:
-                failed = status >= 500
-                raise self._refusal(status, piece)
-            begun, failed = True, False
-            model.answered(engine, ticket)
-            await self._answer(exchange, model, connection, status, headers, piece, whole, reply)
-        except (OSError, ConnectionLost, BadResponse) as failure:
-            broken = self._broken(exchange, model, engine, connection, failure, begun=begun)
-            failed = not (isinstance(broken, _NotAnsweredError) and broken.crossed) or None
-            raise broken from failure
-        except asyncio.CancelledError:
-            if isinstance(exchange.failure, Overdue):
-                failed = True
-                if exchange.phase == Phase.CONNECT:
-                    exchange.forgive()
-                    late = TimeoutError(f"no connection within {self._timeouts.connect_s:g} s")
-                    raise self._broken(exchange, model, engine, None, late, begun=False) from None
-            raise
-        finally:
-            if connection is not None:
-                engine.give_back(connection)
-            if failed:
-                model.failed(engine, ticket, begun=begun)
-            elif not begun:
-                model.released(engine, ticket, failed)
-
     def _send(self, exchange: Exchange, engine: Engine, connection: Connection, suffix: str, body: bytes) -> None:
         exchange.sent_at = now = monotonic()
         exchange.phase, exchange.deadline = Phase.FIRST_BYTE, now + self._timeouts.first_byte_s
@@ -252,11 +275,14 @@ class Forwarder:
         if begun or (connection is not None and connection.holds_body):
             return ApiError(502, "upstream_error", "The model's engine broke off in the middle of its answer.")
         if isinstance(failure, OSError):
-            reason = failure.strerror or str(failure)
-            self._state.engine_failed(model, engine, reason)
-            return _NotAnsweredError(reason)
+            return self._unreachable(model, engine, failure)
         crossed = connection is not None and connection.idle_since > 0 and monotonic() - exchange.sent_at < _CROSSING_S
         return _NotAnsweredError("connection lost", crossed=crossed)
+
+    def _unreachable(self, model: ServedModel, engine: Engine, failure: OSError) -> _NotAnsweredError:
+        reason = failure.strerror or str(failure)
+        self._state.engine_failed(model, engine, reason)
+        return _NotAnsweredError(reason)
 
     def _refusal(self, status: int, said: bytes) -> Exception:
         """What an error of the replica's comes to."""
@@ -265,25 +291,20 @@ class Forwarder:
         error = reshape(status, said[:_ERROR_BYTES], self._state.config.limits.retry_after_s)
         return _NotAnsweredError(f"status {status}", error) if status in self._retried_statuses else error
 
-    async def _answer(
+    def _begin(
         self,
         exchange: Exchange,
         model: ServedModel,
         connection: Connection,
         status: int,
         headers: Headers,
-        piece: bytes,
+        *,
         whole: bool,
-        reply: Reply,
-    ) -> None:
-        out = [pair for pair in headers if pair[0] not in _NOT_FORWARDED]
-        # The cache did not take part; where it did, who asks says so.
-        out += (
-            (b"x-request-id", exchange.request_id.encode("ascii")),
-            (b"x-citadel-model", model.header),
-            (b"x-citadel-cache", b"bypass"),
-            *exchange.rate_limits,
-        )
+    ) -> Headers:
+        """The replica answers: the headers for the caller."""
+        left_out = _NOT_FORWARDED_WHOLE if whole else _NOT_FORWARDED
+        out = [pair for pair in headers if pair[0] not in left_out]
+        out += model.headers
         if exchange.fallback_from or exchange.explanation is not None:
             out.extend(exchange.notes())
         if self._state.draining:
@@ -291,26 +312,22 @@ class Forwarder:
         exchange.takes_events = exchange.stream and connection.content_length is None
         exchange.status = status
         exchange.started = True
-        now = monotonic()
-        if whole:
-            note_usage(exchange, piece)
-            if exchange.completion_tokens:
-                model.latency.answered(now - exchange.sent_at, exchange.completion_tokens)
-            exchange.phase, exchange.deadline = Phase.CALLER, now + self._timeouts.chunk_s
-            await reply.whole(status, out, piece)
-            return
-        exchange.first_token_at = now
+        return out
+
+    async def _stream(
+        self,
+        exchange: Exchange,
+        model: ServedModel,
+        connection: Connection,
+        status: int,
+        out: Headers,
+        piece: bytes,
+        reply: Reply,
+    ) -> None:
+        """Forward the body from `piece` on."""
+        exchange.first_token_at = now = monotonic()
         exchange.expect(Phase.CALLER, now + self._timeouts.chunk_s)
         await reply.start(status, out)
-        pieces = await self._stream(exchange, connection, piece, reply)
-        model.latency.streamed(
-            exchange.first_token_at - exchange.sent_at,
-            monotonic() - exchange.first_token_at,
-            exchange.completion_tokens or pieces,
-        )
-
-    async def _stream(self, exchange: Exchange, connection: Connection, piece: bytes, reply: Reply) -> int:
-        """Forward the body from `piece` on; the result is in how many pieces it came."""
         chunk_s = self._timeouts.chunk_s
         tail = bytearray()
         pieces = 0
@@ -331,4 +348,8 @@ class Forwarder:
             exchange.phase, exchange.deadline = Phase.CALLER, monotonic() + chunk_s
         note_stream_usage(exchange, bytes(tail[-_TAIL_BYTES:]))
         await reply.end(unasked.rest() if unasked is not None else b"")
-        return pieces
+        model.latency.streamed(
+            exchange.first_token_at - exchange.sent_at,
+            monotonic() - exchange.first_token_at,
+            exchange.completion_tokens or pieces,
+        )

@@ -10,7 +10,7 @@ from citadel_llm.api.identity.principal import Principal
 from citadel_llm.api.middleware.auth import credentials_of
 from citadel_llm.api.routes.kinds import PERMISSION
 from citadel_llm.api.routes.resolve import unknown_model
-from citadel_llm.api.routes.schemas import ErrorBody, ModelList, ModelObject
+from citadel_llm.api.routes.schemas import ModelList, ModelObject, refused
 from citadel_llm.api.state import GatewayState
 from citadel_llm.api.upstream.model import ServedModel
 from citadel_llm.utils.config import AUTO
@@ -73,7 +73,7 @@ def router(state: GatewayState) -> APIRouter:
         "",
         response_model=ModelList,
         summary="List the models",
-        responses={401: {"model": ErrorBody}},
+        responses={401: refused()},
         openapi_extra=security,
     )
     async def list_models(caller: Admitted) -> JSONResponse:
@@ -84,7 +84,7 @@ def router(state: GatewayState) -> APIRouter:
         "/{model_id:path}",
         response_model=ModelObject,
         summary="Show one model",
-        responses={401: {"model": ErrorBody}, 404: {"model": ErrorBody}},
+        responses={401: refused(), 404: refused()},
         openapi_extra=security,
     )
     async def get_model(model_id: str, caller: Admitted) -> JSONResponse:

@@ -14,7 +14,7 @@ from citadel_llm.api.identity.guard import Guard
 from citadel_llm.api.identity.principal import Principal
 from citadel_llm.api.routes.conversation_items import Include, Order
 from citadel_llm.api.routes.conversations import SECURED, After, Limit
-from citadel_llm.api.routes.schemas import ErrorBody
+from citadel_llm.api.routes.schemas import refused
 from citadel_llm.api.routes.schemas_inference import ResponseObject
 from citadel_llm.api.routes.schemas_sessions import ItemPage, ResponseDeleted, errors
 from citadel_llm.api.sessions.items import array, members_of, page_of
@@ -115,7 +115,7 @@ def router(state: GatewayState) -> APIRouter:
         summary="Cancel a response in the background (none runs there: close the connection instead)",
         status_code=404,
         response_class=JSONResponse,
-        responses={401: {"model": ErrorBody}, 403: {"model": ErrorBody}, 404: {"model": ErrorBody}},
+        responses={401: refused(), 403: refused(), 404: refused()},
         openapi_extra=SECURED,
     )
     async def cancel_response(response_id: str, caller: Caller) -> Response:

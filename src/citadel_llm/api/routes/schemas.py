@@ -24,6 +24,7 @@ __all__ = [
     "ModelObject",
     "Ready",
     "StateName",
+    "refused",
 ]
 
 
@@ -144,6 +145,15 @@ class ErrorDetail(BaseModel):
     param: str | None
     code: str | None
     request_id: str
+
+
+def refused(description: str | None = None) -> dict[str, Any]:
+    """An entry of an endpoint's `responses`: an `ErrorBody`.
+
+    By its name in the document, for FastAPI would make a validator of its own for the `model` of each entry.
+    """
+    entry: dict[str, Any] = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}}}
+    return entry if description is None else {"description": description, **entry}
 
 
 class ErrorBody(BaseModel):

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from citadel_llm.api.routes.schemas import ErrorBody
+from citadel_llm.api.routes.schemas import refused
 
 __all__ = [
     "ConversationDeleted",
@@ -34,9 +34,7 @@ _ERRORS = {
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The errors of an endpoint, for its documentation."""
-    return {
-        status: {"model": ErrorBody, "description": _ERRORS[status]} for status in (400, 401, 403, *statuses, 501, 503)
-    }
+    return {status: refused(_ERRORS[status]) for status in (400, 401, 403, *statuses, 501, 503)}
 
 
 def json_body(properties: dict[str, Any], example: dict[str, Any], *, required: list[str]) -> dict[str, Any]:

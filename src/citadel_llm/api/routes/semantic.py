@@ -172,11 +172,9 @@ class SemanticAnswers:
         headers: Headers = [
             (b"content-type", b"application/json"),
             (b"age", b"%d" % max(0, int(time()) - int(hit.payload.get("created_at", 0)))),
-            (b"x-request-id", exchange.request_id.encode("ascii")),
             (b"x-citadel-model", exchange.model.encode("ascii")),
             (b"x-citadel-cache", b"hit"),
             (b"x-citadel-cache-similarity", b"%.4f" % (hit.score or 0.0)),
-            *exchange.rate_limits,
         ]
         if self._state.draining:
             headers.append((b"connection", b"close"))

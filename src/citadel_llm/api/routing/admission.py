@@ -17,20 +17,21 @@ import asyncio
 import math
 
 from citadel_llm.api.routing.fair import FairQueue, QueueFull
-from citadel_llm.api.routing.latency import Ewma
+from citadel_llm.utils.outcomes import NotAdmitted
 
 __all__ = ["Admission", "Refused", "cost_of"]
 
 _MAX_RETRY_AFTER_S = 3600
 _WAIT_FLOOR_S = 0.05  # a wait that nobody notices is nobody's reason to be refused
 _COST_BYTES = 4096
+_HELD_WEIGHT = 0.1
 _MAX_COST = 64
 
 
 class Refused(Exception):
-    """No place, and none in time. `reason` is one of `queue_full`, `key_queue_full`, `wait_too_long`."""
+    """No place, and none in time."""
 
-    def __init__(self, reason: str, retry_after_s: int, expected_wait_s: float | None) -> None:
+    def __init__(self, reason: NotAdmitted, retry_after_s: int, expected_wait_s: float | None) -> None:
         super().__init__(reason)
         self.reason = reason
         self.retry_after_s = retry_after_s
@@ -45,7 +46,7 @@ def cost_of(body_bytes: int) -> int:
 class Admission:
     """Bounds the requests of one model in this instance."""
 
-    __slots__ = ("_held", "_loop", "_queue", "inside", "places", "retry_after_s", "wait_factor")
+    __slots__ = ("_held_s", "_loop", "_queue", "inside", "places", "retry_after_s", "wait_factor")
 
     def __init__(
         self,
@@ -67,7 +68,7 @@ class Admission:
         self.inside = 0
         self._loop = loop
         self._queue: FairQueue[asyncio.Future[None]] = FairQueue(queue, per_key)
-        self._held = Ewma(0.1)
+        self._held_s: float | None = None  # a place, a moving average
 
     @property
     def waiting(self) -> int:
@@ -77,7 +78,7 @@ class Admission:
     @property
     def rate_per_s(self) -> float | None:
         """Requests that the model serves in a second with all places taken; None before one was served."""
-        held = self._held.value
+        held = self._held_s
         return None if held is None else self.places / max(held, 1e-6)
 
     def expected_wait_s(self, key: str) -> float:
@@ -107,10 +108,9 @@ class Admission:
         try:
             self._queue.room(key)
         except QueueFull as full:
-            reason = "key_queue_full" if full.of_key else "queue_full"
-            raise Refused(reason, self.drained_in_s(), None) from None
+            raise Refused("key_queue_full" if full.of_key else "queue_full", self.drained_in_s(), None) from None
         wait_s = self.expected_wait_s(key)
-        held_s = self._held.value
+        held_s = self._held_s
         if held_s is not None:
             patience_s = min(patience_s, max(_WAIT_FLOOR_S, self.wait_factor * held_s))
         if wait_s > patience_s:
@@ -127,7 +127,8 @@ class Admission:
     def leave(self, held_s: float | None) -> None:
         """Give a place up, to whoever is next. `held_s`: for how long it was held; None where that measures nothing."""
         if held_s is not None:
-            self._held.add(held_s)
+            mean = self._held_s  # `latency.moved`, without a call
+            self._held_s = held_s if mean is None else mean + (held_s - mean) * _HELD_WEIGHT
         if self.inside < self.places:  # then nobody waits
             self.inside -= 1
         else:

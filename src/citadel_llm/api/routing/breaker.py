@@ -20,7 +20,7 @@ from random import Random
 
 from citadel_llm.utils.config import Breaker
 
-__all__ = ["BreakerState", "CircuitBreaker"]
+__all__ = ["CLOSED", "BreakerState", "CircuitBreaker"]
 
 _JITTER = 0.2
 
@@ -31,6 +31,10 @@ class BreakerState(IntEnum):
     CLOSED = 0
     HALF_OPEN = 1
     OPEN = 2
+
+
+# An enumeration's members are found through its metaclass: slowly.
+CLOSED, HALF_OPEN = BreakerState.CLOSED, BreakerState.HALF_OPEN
 
 
 class CircuitBreaker:
@@ -47,6 +51,7 @@ class CircuitBreaker:
         "_rng",
         "_seen",
         "_trying",
+        "calm",
         "changed",
         "epoch",
         "retry_at",
@@ -67,6 +72,7 @@ class CircuitBreaker:
         self.retry_at = 0.0  # when an open breaker will be half open
         self.state = BreakerState.CLOSED
         self._bits = self._seen = self._good = self._trying = 0
+        self.calm = False  # closed, and all of its window was good: one more good outcome changes nothing
 
     @property
     def admits(self) -> bool:
@@ -93,11 +99,11 @@ class CircuitBreaker:
         """The outcome of a request: failed, good, or None where it says nothing of the replica."""
         if ticket != self.epoch:
             return
-        if self.state is BreakerState.HALF_OPEN:
+        if self.state is HALF_OPEN:
             self._trying -= 1
             self._tried(failed)
-        elif failed or (failed is False and (self._bits or self._seen < self._config.window)):
-            self._note(failed)  # else all of the window was good, and still is
+        elif failed or (failed is False and not self.calm):
+            self._note(failed)
 
     def broke(self, ticket: int) -> None:
         """A failure after the good outcome was told already: an answer that broke off."""
@@ -120,12 +126,14 @@ class CircuitBreaker:
         if self.state is not BreakerState.CLOSED:
             self._close()
         self._bits = self._seen = 0
+        self.calm = False
 
     def _note(self, failed: bool) -> None:
         config = self._config
         self._bits = ((self._bits << 1) | failed) & self._mask
         if self._seen < config.window:
             self._seen += 1
+        self.calm = not self._bits and self._seen >= config.window
         enough = failed and self._seen >= config.min_requests
         if enough and self._bits.bit_count() >= config.failure_share * self._seen:
             self._open()
@@ -156,5 +164,6 @@ class CircuitBreaker:
 
     def _become(self, state: BreakerState) -> None:
         self.state = state
+        self.calm = False
         self.epoch += 1
         self.changed()

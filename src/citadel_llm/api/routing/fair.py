@@ -63,8 +63,10 @@ class FairQueue[T]:
     def ahead(self, key: str) -> int:
         """About how many items will be taken before one that `key` adds now: its own, and as many of each other key."""
         mine = self.waiting(key)
-        others = self.keys - (1 if mine else 0)
-        return min(self._count, mine + (mine + 1) * others)
+        if not mine:
+            return self.keys
+        # Of those that have fewer, all of theirs.
+        return sum(min(len(flow.items), mine + (flow.key != key)) for flow in self._flows.values())
 
     def room(self, key: str) -> None:
         """Raises QueueFull where `key` may add none now."""

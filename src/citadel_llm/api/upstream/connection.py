@@ -13,6 +13,7 @@ At most one request is on the connection at a time. Reading stops while more tha
 from __future__ import annotations
 
 import asyncio
+from time import monotonic
 from typing import cast
 
 import httptools
@@ -46,12 +47,13 @@ class Connection(asyncio.Protocol):
         "_complete",
         "_failure",
         "_has_head",
-        "_header_bytes",
+        "_head_bytes",
         "_headers",
         "_keep_alive",
         "_loop",
         "_parser",
         "_paused",
+        "_status",
         "_transport",
         "_waiter",
         "_want",
@@ -74,22 +76,17 @@ class Connection(asyncio.Protocol):
         self.closed = False
         self.busy = False
         self.uses = 0
+        self._status = 0
         self.idle_since = 0.0
         self._reset()
 
     def _reset(self) -> None:
         self._buffer: list[bytes] = []
-        self._buffered = 0
         self._headers: Headers = []
-        self._header_bytes = 0
-        self._has_head = False
-        self._complete = False
-        self._by_length = False
-        self._keep_alive = False
         self._failure: Exception | None = None
-        self._whole_limit = 0
         self.content_length: int | None = None
-        self.has_body = False
+        self._has_head = self._complete = self._by_length = self._keep_alive = self.has_body = False
+        self._head_bytes = self._buffered = self._whole_limit = 0  # of the head: while it is incomplete
 
     # The caller's side
 
@@ -110,7 +107,7 @@ class Connection(asyncio.Protocol):
         """Wait for the status and headers of the answer, names in lower case."""
         if not self._has_head:
             await self._wait(_HEAD)
-        return self._parser.get_status_code(), self._headers
+        return self._status, self._headers
 
     async def read(self) -> bytes:
         """All that has come since the last call, at least a byte; `b""` at the end."""
@@ -120,20 +117,26 @@ class Connection(asyncio.Protocol):
             await self._wait(_PIECE)
         return self._take()
 
-    async def whole(self, limit: int) -> tuple[int, Headers, bytes, bool]:
-        """`head`, and then `read_whole`, in one wait."""
+    def whole(self, limit: int) -> asyncio.Future[None]:
+        """To be awaited, just after `send`: then `taken` has the whole answer if its body has at most `limit` bytes.
+
+        No coroutine of its own, for this is the wait of every plain request. Who is cancelled meanwhile must close.
+        """
         self._whole_limit = limit
-        if not self._complete:
-            if self._failure is not None:
-                raise self._failure
-            self._want = _WHOLE
-            self._waiter = self._loop.create_future()
-            try:  # as `_wait` does, without another coroutine: this is the wait of every plain request
-                await self._waiter
-            finally:
-                self._waiter = None
-                self._want = _NOTHING
-        return self._parser.get_status_code(), self._headers, self._take(), self._complete
+        self._want = _WHOLE
+        self._waiter = waiter = self._loop.create_future()
+        return waiter
+
+    def taken(self) -> tuple[int, Headers, bytes, bool]:
+        """Status, headers, body and whether that is whole."""
+        self._waiter = None
+        self._want = _NOTHING
+        buffer = self._buffer
+        if len(buffer) != 1 or self._paused:
+            return self._status, self._headers, self._take(), self._complete
+        self._buffer = []
+        self._buffered = 0
+        return self._status, self._headers, buffer[0], self._complete
 
     async def read_whole(self, limit: int) -> tuple[bytes, bool]:
         """The whole body if it has at most `limit` bytes, else what came so far; and whether it is whole."""
@@ -153,10 +156,13 @@ class Connection(asyncio.Protocol):
         """Whether some of the answer's body has come and was not read yet."""
         return self._buffered > 0
 
-    @property
-    def reusable(self) -> bool:
-        """Whether the exchange ended in order and the engine keeps the connection."""
-        return self._complete and not self._buffer and self._keep_alive and not self.closed
+    def rest(self) -> bool:
+        """The exchange is over: whether the connection may be kept for another one, in which case it is idle now."""
+        if self._complete and not self._buffer and self._keep_alive and not self.closed:
+            self.busy = False
+            self.idle_since = monotonic()
+            return True
+        return False
 
     def close(self) -> None:
         """Close at once; an engine takes that for the caller's hanging up, and stops generating."""
@@ -208,15 +214,30 @@ class Connection(asyncio.Protocol):
         if not self.busy or self._complete:
             self.close()  # bytes that nobody asked for: out of step, never to be used again
             return
+        want, in_head = self._want, not self._has_head
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._fail(BadResponse(str(error)))
             self.close()
             return
-        want = self._want
+        complete = self._complete
+        if complete and want == _WHOLE and in_head and not self._head_bytes and len(data) <= _MAX_HEADER_BYTES:
+            # All of a plain answer at once, as most come.
+            waiter = self._waiter
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
+            return
+        if (
+            in_head
+            and (not self._has_head or self._head_bytes or len(data) > _MAX_HEADER_BYTES)
+            and not self._head_fits(len(data))
+        ):
+            self._fail(BadResponse("the answer's headers are too large"))
+            self.close()
+            return
         if want and (
-            self._complete
+            complete
             or (want == _HEAD and self._has_head)
             or (want == _PIECE and self._buffer)
             or (want == _WHOLE and self._buffered > self._whole_limit)
@@ -224,9 +245,16 @@ class Connection(asyncio.Protocol):
             waiter = self._waiter
             if waiter is not None and not waiter.done():
                 waiter.set_result(None)
-        if self._buffered > HIGH_WATER and want != _WHOLE and not self._complete and not self._paused:
+        if self._buffered > HIGH_WATER and want != _WHOLE and not complete and not self._paused:
             self._paused = True
             self._transport.pause_reading()  # type: ignore[union-attr]
+
+    def _head_fits(self, more: int) -> bool:
+        """Whether what was read of the head so far, with `more` bytes, keeps within its bound."""
+        if self._has_head:
+            return sum(len(name) + len(value) for name, value in self._headers) <= _MAX_HEADER_BYTES
+        self._head_bytes += more
+        return self._head_bytes <= _MAX_HEADER_BYTES
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the loop."""
@@ -248,22 +276,21 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Called by the parser."""
-        self._header_bytes += len(name) + len(value)
-        if self._header_bytes > _MAX_HEADER_BYTES:
-            raise httptools.HttpParserError("the answer's headers are too large")
-        lowered = name.lower()
-        if lowered == b"content-length":
-            self.content_length = int(value)
-            self._by_length = True
-        elif lowered == b"transfer-encoding":
-            self._by_length = True
-        self._headers.append((lowered, value))
+        self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         """Called by the parser."""
-        if self._parser.get_status_code() < 200:  # 1xx: the real answer follows
+        self._status = self._parser.get_status_code()
+        if self._status < 200:  # 1xx: the real answer follows
             self._headers = []
             return
+        known = dict(self._headers)
+        length = known.get(b"content-length")
+        if length is not None:
+            self.content_length = int(length)
+            self._by_length = True
+        elif b"transfer-encoding" in known:
+            self._by_length = True
         self._has_head = True
         self._keep_alive = self._parser.should_keep_alive()
 

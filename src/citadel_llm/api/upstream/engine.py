@@ -150,9 +150,7 @@ class Engine:
 
     def give_back(self, connection: Connection) -> None:
         """Keep the connection for the next request if its exchange ended in order, else close it."""
-        if connection.reusable and len(self._idle) < _MAX_IDLE and self.reachable:
-            connection.busy = False
-            connection.idle_since = monotonic()
+        if self.reachable and len(self._idle) < _MAX_IDLE and connection.rest():
             self._idle.append(connection)
         else:
             connection.close()

@@ -41,7 +41,8 @@ class ServedModel:
         self, name: str, config: Config, admission: Admission, engines: list[Engine], observer: Observer, rng: Random
     ) -> None:
         self.name = name
-        self.header = name.encode("ascii")
+        # Of its answers. The cache did not take part; where it did, who asks says so.
+        self.headers = ((b"x-citadel-model", name.encode("ascii")), (b"x-citadel-cache", b"bypass"))
         self.config: Model = config.models[name]
         self.admission = admission
         self.engines = engines
@@ -136,7 +137,8 @@ class ServedModel:
     def answered(self, engine: Engine, ticket: int) -> None:
         """The replica began to answer."""
         engine.outlier.streak = 0
-        engine.breaker.finish(ticket, False)
+        if not engine.breaker.calm:
+            engine.breaker.finish(ticket, False)
 
     def released(self, engine: Engine, ticket: int, failed: bool | None) -> None:
         """The replica answered with an error of the caller's (False), or the request ended before its answer (None)."""

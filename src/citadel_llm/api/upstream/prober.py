@@ -110,9 +110,7 @@ class Prober:
         connection.send(b"GET %b HTTP/1.1\r\nhost: %b\r\n\r\n" % (path, engine.host_header), b"")
         status, _ = await connection.head()
         body, _ = await connection.read_whole(limit)
-        if connection.reusable:
-            connection.busy = False
-        else:
+        if not connection.rest():
             self._drop(engine)
         return status, body
 

@@ -83,11 +83,8 @@ async function answer() {
     for await (const event of events(response)) {
       const piece = event.choices?.[0]?.delta?.content ?? "";
       if (piece) {
-        const log = byId("turns");
-        const follows = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
-        words.append(String(piece));
+        following(() => words.append(String(piece)));
         said += piece;
-        if (follows) log.scrollTop = log.scrollHeight;
         if (running === control) say(byId("chat-said"), "Answering…");
       }
       usage = event.usage ?? usage;
@@ -103,9 +100,19 @@ async function answer() {
   running = null;
   busy(false);
   say(byId("chat-said"), note);
-  below.append(el("span", { class: "quiet" }, note));
   const id = response?.headers.get("x-request-id");
-  if (id && said && mayRate) rating(below, id);
+  following(() => {
+    below.append(el("span", { class: "quiet" }, note));
+    if (id && said && mayRate) rating(below, id);
+  });
+}
+
+// Who looks at the end of the talk goes on doing so when something is added to it.
+function following(add) {
+  const log = byId("turns");
+  const follows = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
+  add();
+  if (follows) log.scrollTop = log.scrollHeight;
 }
 
 // Drawn, for not every system has a font with one.

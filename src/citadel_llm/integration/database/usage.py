@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, NamedTuple
@@ -20,6 +20,7 @@ type Connection = psycopg.AsyncConnection[Any]
 type Period = Literal["hour", "day", "month"]
 
 PERIODS: tuple[Period, ...] = ("hour", "day", "month")
+_HOUR_US = 3_600_000_000
 # Whoever has no id here: a key of the file, a password.
 NOBODY = "00000000-0000-0000-0000-000000000000"
 
@@ -80,42 +81,50 @@ class Sums:
 
     def __init__(self, prices: Mapping[str, Price] | None = None) -> None:
         self._prices = prices or {}
-        self._found: dict[tuple[str, datetime, str, str, str], list[Any]] = {}
+        self._hours: dict[tuple[int, str | None, str | None, str], list[Any]] = {}
 
     def note(self, row: Row) -> None:
         """Take a row in, if it is of a model's use."""
-        if row.model is None or row.kind != "request":
+        model = row.model
+        if model is None or row.kind != "request":
             return
-        at = datetime.fromtimestamp(row.at_us // 1_000_000, UTC)
-        hour = at.replace(minute=0, second=0)
-        day = hour.replace(hour=0)
+        key = (row.at_us // _HOUR_US, row.user_id, row.key_id, model)
+        sums = self._hours.get(key)
+        if sums is None:
+            sums = self._hours[key] = _nothing()
         prompt, completion = row.prompt_tokens or 0, row.completion_tokens or 0
-        price = None if row.cached else self._prices.get(row.model)
-        whose = (row.user_id or NOBODY, row.key_id or NOBODY, row.model)
-        added = (
-            1,
-            int(row.outcome != "ok"),
-            prompt,
-            completion,
-            int(bool(row.cached)),
-            row.latency_ms or 0.0,
-            0.0 if price is None else cost_of(price, prompt, completion),
-        )
-        for period, start in (("hour", hour), ("day", day), ("month", day.replace(day=1))):
-            sums = self._found.setdefault((period, start, *whose), [0, 0, 0, 0, 0, 0.0, 0.0])
-            for index, value in enumerate(added):
-                sums[index] += value
+        sums[0] += 1
+        if row.outcome != "ok":
+            sums[1] += 1
+        sums[2] += prompt
+        sums[3] += completion
+        if row.latency_ms is not None:
+            sums[5] += row.latency_ms
+        if row.cached:
+            sums[4] += 1
+        elif (price := self._prices.get(model)) is not None:
+            sums[6] += cost_of(price, prompt, completion)
 
     def columns(self) -> list[tuple[Any, ...]]:
         """One tuple a column, in an order that is the same for every writer, so that no two wait for each other."""
-        return list(zip(*((*key, *sums) for key, sums in sorted(self._found.items())), strict=True))
+        found: dict[tuple[str, datetime, str, str, str], list[Any]] = {}
+        for (count, user, key, model), added in self._hours.items():
+            hour = datetime.fromtimestamp(count * 3600, UTC)
+            day = hour.replace(hour=0)
+            for period, start in (("hour", hour), ("day", day), ("month", day.replace(day=1))):
+                sums = found.setdefault((period, start, user or NOBODY, key or NOBODY, model), _nothing())
+                for index, value in enumerate(added):
+                    sums[index] += value
+        return list(zip(*((*key, *sums) for key, sums in sorted(found.items())), strict=True))
 
 
-async def add(connection: Connection, rows: Iterable[Row], prices: Mapping[str, Price] | None = None) -> None:
-    """Add what these rows used, and what that cost."""
-    sums = Sums(prices)
-    for row in rows:
-        sums.note(row)
+def _nothing() -> list[Any]:
+    """Requests, failed ones, tokens of prompts and answers, cached ones, ms, cost."""
+    return [0, 0, 0, 0, 0, 0.0, 0.0]
+
+
+async def add(connection: Connection, sums: Sums) -> None:
+    """Add them."""
     columns = sums.columns()
     if columns:
         await connection.execute(ADD, [list(column) for column in columns])

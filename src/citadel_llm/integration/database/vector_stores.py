@@ -138,7 +138,9 @@ DELETE: Final = f"{ON_PRIMARY}update llm.vector_stores set deleted_at = now() wh
 EMPTY: Final = (
     f"{ON_PRIMARY}update llm.vector_store_files set status = 'deleting', try_at = now() "
     "where store_id = %(store)s and file_id in (select file_id from llm.vector_store_files "
-    "where store_id = %(store)s and status <> 'deleting' limit 500)"
+    # In the order of the primary key, from where the last ones ended: else all stores' files are looked through.
+    "where store_id = %(store)s and file_id > %(after)s and status <> 'deleting' order by file_id limit 200) "
+    "returning file_id"
 )
 LEFT: Final = (
     f"{ON_PRIMARY}select id from llm.vector_stores s where deleted_at is not null and exists "
@@ -255,10 +257,11 @@ class VectorStores:
 
     async def empty(self, id: str) -> None:
         """What is in a deleted store is to go."""
-        emptied = 1
-        while emptied:
+        after: str | None = ""
+        while after is not None:
             async with self._database.connection() as connection:
-                emptied = (await connection.execute(EMPTY, {"store": id})).rowcount
+                emptied = await (await connection.execute(EMPTY, {"store": id, "after": after})).fetchall()
+            after = max((str(row[0]) for row in emptied), default=None)
 
     async def left(self) -> str | None:
         """A deleted store in which something is that is not to go yet: where deleting it was broken off."""

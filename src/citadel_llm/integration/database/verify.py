@@ -13,7 +13,7 @@ from citadel_llm.integration.database.target import ON_PRIMARY, Target
 
 __all__ = ["Verdict", "connect", "verify"]
 
-_FETCH = 2000
+FETCH = 500
 
 # The log's own names beside those that the table of chains has: a row of a chain that it does not know is wrong. The
 # distinct names are found by leaps through the index.
@@ -70,7 +70,7 @@ def verify(connection: psycopg.Connection[Any], chain: str | None = None) -> Ite
 def _walk(connection: psycopg.Connection[Any], chain: str, last: int | None, last_digest: bytes | None) -> Verdict:
     rows, first, position, digest = 0, None, 0, BEGIN
     with connection.cursor(name="citadel_audit_verify") as cursor:
-        cursor.itersize = _FETCH
+        cursor.itersize = FETCH
         cursor.execute(_ROWS, (chain,))
         for at, previous, own, *values in cursor:
             if first is None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from citadel_llm.integration.metrics.tally import Tally
+from citadel_llm.integration.metrics.tally import Distribution
 from citadel_llm.utils.cost import Price, cost_of
 
 __all__ = ["KINDS", "BusinessMetrics", "CostTally", "kinds_of"]
@@ -28,7 +28,7 @@ class CostTally:
 
     __slots__ = ("_child", "_completion", "_price", "_prompt", "_written")
 
-    def __init__(self, child: Counter, price: Price, prompt: Tally, completion: Tally) -> None:
+    def __init__(self, child: Counter, price: Price, prompt: Distribution, completion: Distribution) -> None:
         self._child, self._price = child, price
         self._prompt, self._completion = prompt, completion
         self._written = 0.0
@@ -95,7 +95,7 @@ class BusinessMetrics:
         for kind in kinds_of(rating, stars):
             self._withdrawn.labels(self._known(model), kind).inc()
 
-    def cost(self, model: str, prompt: Tally, completion: Tally) -> CostTally | None:
+    def cost(self, model: str, prompt: Distribution, completion: Distribution) -> CostTally | None:
         """The cost of these tokens of a model; None where it has no price."""
         price = self._prices.get(model)
         return None if price is None else CostTally(self._cost.labels(model), price, prompt, completion)

@@ -26,9 +26,9 @@ from citadel_llm.integration.metrics.conventions import Conventional
 from citadel_llm.integration.metrics.database import DatabaseMetrics
 from citadel_llm.integration.metrics.files import FileCounters
 from citadel_llm.integration.metrics.semantic import SemanticCounters
-from citadel_llm.integration.metrics.tally import Distribution, Tally
+from citadel_llm.integration.metrics.tally import Answers, Distribution
 from citadel_llm.integration.metrics.vector import VectorCounters
-from citadel_llm.utils.outcomes import outcome_of
+from citadel_llm.utils.outcomes import Limit, NotAdmitted, UnknownCaller, outcome_of, words_of
 
 __all__ = ["Metrics"]
 
@@ -38,10 +38,6 @@ _FIRST = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 6
 # As OpenTelemetry's conventions for generative AI advise.
 _PER_TOKEN = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
 _TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576)
-# What these counters may say, so that their series are there before the first of them happens.
-_REFUSED = ("missing_api_key", "invalid_api_key", "expired_api_key", "invalid_credentials")
-_LIMITED = ("requests_per_minute", "tokens_per_minute", "concurrent_requests")
-_NOT_ADMITTED = ("queue_full", "key_queue_full", "wait_too_long")
 
 
 class Metrics:
@@ -119,13 +115,13 @@ class Metrics:
         )
         self._refusals = Counter(
             f"{_PREFIX}_refusals",
-            "Requests refused at once: queue_full, key_queue_full, wait_too_long",
+            f"Requests refused at once: {', '.join(words_of(NotAdmitted))}",
             ["model", "reason"],
             registry=registry,
         )
         self._refused_callers = Counter(
             "citadel_refused",
-            "Requests from nobody known: missing_api_key, invalid_api_key, expired_api_key, invalid_credentials, …",
+            f"Requests from nobody known: {', '.join(words_of(UnknownCaller))}, …",
             ["reason"],
             registry=registry,
         )
@@ -135,9 +131,10 @@ class Metrics:
             ["scope", "kind"],
             registry=registry,
         )
-        for reason in _REFUSED:
+        # There before the first of them happens: of a series that begins at 1, Prometheus never sees the first.
+        for reason in words_of(UnknownCaller):
             self._refused_callers.labels(reason)
-        for kind in _LIMITED:
+        for kind in words_of(Limit):
             self._limited.labels("key", kind)
         self._limited.labels("everyone", "unavailable")
         self._queue_wait = Histogram(
@@ -202,12 +199,12 @@ class Metrics:
         self.audit = AuditMetrics(registry)
         self.business = BusinessMetrics(registry)
         self.database = DatabaseMetrics(registry)
-        self._answers: dict[tuple[str, str, int, str], tuple[Tally, Tally, Distribution]] = {}
+        self._answers: dict[tuple[str, str, int, str], Answers] = {}
         self._durations: dict[tuple[str, str], Distribution] = {}
         self._firsts: dict[str, Distribution] = {}
         self._paces: dict[str, Distribution] = {}
-        self._token_pairs: dict[str, tuple[Tally, Tally, Distribution, Distribution]] = {}
-        self._kept: list[Tally | Distribution | CostTally] = []
+        self._token_pairs: dict[str, tuple[Distribution, Distribution]] = {}
+        self._kept: list[Answers | Distribution | CostTally] = []
         self._flushing = Lock()
 
     # Made when first used: where there is no database, none is down.
@@ -231,10 +228,10 @@ class Metrics:
         )
 
     def expect(self, model: str, engines: Iterable[str], fallback: Iterable[str]) -> None:
-        """Let a model's series be there at 0: of one that begins at 1, Prometheus never sees the first."""
+        """Let a model's series be there at 0."""
         for counter in (self._retries, self._retries_denied, self._auto_choices):
             counter.labels(model)
-        for reason in _NOT_ADMITTED:
+        for reason in words_of(NotAdmitted):
             self._refusals.labels(model, reason)
         for engine in engines:
             self.ejections.labels(model, engine)
@@ -250,15 +247,14 @@ class Metrics:
         if found is None:
             durations = self._durations.get(key[:2])
             if durations is None:
-                durations = self._durations[key[:2]] = self._distribution(self._duration.labels(route, model))
-            found = self._answers[key] = (
-                self._tally(self._requests.labels(route, model, str(status))),
-                self._tally(self._groups.labels(group, model, outcome_of(status))),
+                durations = self._durations[key[:2]] = Distribution(self._duration.labels(route, model))
+            found = self._answers[key] = Answers(
                 durations,
+                self._requests.labels(route, model, str(status)),
+                self._groups.labels(group, model, outcome_of(status)),
             )
-        found[0].total += 1
-        found[1].total += 1
-        found[2].observe(duration_s)
+            self._kept.append(found)
+        found.took(duration_s)
 
     def first_token(self, model: str, seconds: float) -> None:
         """Note the time to the first piece of a stream."""
@@ -279,18 +275,14 @@ class Metrics:
         found = self._token_pairs.get(model)
         if found is None:
             found = self._token_pairs[model] = (
-                self._tally(self._tokens.labels(model, "prompt")),
-                self._tally(self._tokens.labels(model, "completion")),
-                self._distribution(self._token_usage.labels(model, "input")),
-                self._distribution(self._token_usage.labels(model, "output")),
+                self._distribution(self._token_usage.labels(model, "input"), self._tokens.labels(model, "prompt")),
+                self._distribution(self._token_usage.labels(model, "output"), self._tokens.labels(model, "completion")),
             )
-            cost = self.business.cost(model, found[0], found[1])
+            cost = self.business.cost(model, *found)
             if cost is not None:
                 self._kept.append(cost)
-        found[0].total += prompt
-        found[1].total += completion
-        found[2].observe(prompt)
-        found[3].observe(completion)
+        found[0].observe(prompt)
+        found[1].observe(completion)
 
     def spans(self, count: int, *, sent: bool) -> None:
         """Count spans."""
@@ -304,8 +296,8 @@ class Metrics:
         """Count an attempt that the budget did not allow."""
         self._retries_denied.labels(model).inc()
 
-    def refused(self, model: str, reason: str) -> None:
-        """Count a request that was not admitted; `reason` is one of the admission's."""
+    def refused(self, model: str, reason: NotAdmitted) -> None:
+        """Count a request that was not admitted."""
         self._refusals.labels(model, reason).inc()
 
     def refused_caller(self, reason: str) -> None:
@@ -338,13 +330,8 @@ class Metrics:
             for one in tuple(self._kept):
                 one.flush()
 
-    def _tally(self, child: Counter) -> Tally:
-        made = Tally(child)
-        self._kept.append(made)
-        return made
-
-    def _distribution(self, child: Histogram) -> Distribution:
-        made = Distribution(child)
+    def _distribution(self, child: Histogram, counter: Counter | None = None) -> Distribution:
+        made = Distribution(child, counter)
         self._kept.append(made)
         return made
 

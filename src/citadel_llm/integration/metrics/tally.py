@@ -1,63 +1,80 @@
-"""Counters and histograms that are added to by plain arithmetic, and written into Prometheus' own from time to time.
+"""Counters and histograms of what each request adds to: a value is kept, and written into Prometheus' own from time to
+time, many at once.
 
-Totals only grow, and `flush` writes what they grew by: it may run on another thread than the one that adds.
+Values are taken in by one thread, by an append; `flush` may run on another one.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_right
+from collections.abc import Callable
 
 from prometheus_client import Counter, Histogram
 
-__all__ = ["Distribution", "Tally"]
+__all__ = ["Answers", "Distribution"]
 
 
-class Tally:
-    """A counter: `total += n`."""
-
-    __slots__ = ("_child", "_written", "total")
-
-    def __init__(self, child: Counter) -> None:
-        self._child = child
-        self._written = 0
-        self.total = 0
-
-    def flush(self) -> None:
-        """Write what was added. One at a time."""
-        total = self.total
-        if total != self._written:
-            self._child.inc(total - self._written)
-            self._written = total
+def _taken(values: list[float]) -> list[float]:
+    """What was in the list, which goes on being appended to."""
+    taken = values[:]
+    del values[: len(taken)]
+    return taken
 
 
 class Distribution:
-    """A histogram."""
+    """A histogram, and a counter of the sum of its values where they are worth one."""
 
-    __slots__ = ("_bounds", "_buckets", "_child", "_counts", "_sum", "_written", "_written_sum")
+    __slots__ = ("_bounds", "_buckets", "_child", "_counter", "_values", "observe", "total")
 
-    def __init__(self, child: Histogram) -> None:
+    def __init__(self, child: Histogram, counter: Counter | None = None) -> None:
         # The library has no way to add many observations at once but that of its own `observe`.
         self._child = child
+        self._counter = counter
         self._buckets = child._buckets
         self._bounds: list[float] = list(child._upper_bounds)  # the last is infinity
-        self._counts = [0] * len(self._bounds)
-        self._written = [0] * len(self._bounds)
-        self._sum = self._written_sum = 0.0
-
-    def observe(self, value: float) -> None:
-        """Take a value in."""
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
+        self._values: list[float] = []
+        self.observe: Callable[[float], None] = self._values.append
+        self.total = 0.0  # of the values that were written
 
     def flush(self) -> None:
-        """Write what was added. One at a time."""
-        total = self._sum
-        counts = self._counts.copy()
-        if counts == self._written:
+        """Write what was taken in. One at a time."""
+        if self._values:
+            self.add(_taken(self._values))
+
+    def add(self, values: list[float]) -> None:
+        """Write these; they are sorted."""
+        values.sort()
+        added = sum(values)
+        self.total += added
+        self._child._sum.inc(added)
+        if self._counter is not None:
+            self._counter.inc(added)
+        below = 0
+        for bound, bucket in zip(self._bounds, self._buckets, strict=True):
+            if below == len(values):
+                return
+            upto = bisect_right(values, bound, below)
+            if upto != below:
+                bucket.inc(upto - below)
+                below = upto
+
+
+class Answers:
+    """Counters of answers of one kind, each of which took a time that goes into a histogram of several kinds."""
+
+    __slots__ = ("_counters", "_durations", "_values", "took")
+
+    def __init__(self, durations: Distribution, *counters: Counter) -> None:
+        self._durations = durations
+        self._counters = counters
+        self._values: list[float] = []
+        self.took: Callable[[float], None] = self._values.append
+
+    def flush(self) -> None:
+        """Write what was taken in. One at a time."""
+        if not self._values:
             return
-        self._child._sum.inc(total - self._written_sum)
-        self._written_sum = total
-        for index, count in enumerate(counts):
-            if count != self._written[index]:
-                self._buckets[index].inc(count - self._written[index])
-        self._written = counts
+        values = _taken(self._values)
+        for counter in self._counters:
+            counter.inc(len(values))
+        self._durations.add(values)

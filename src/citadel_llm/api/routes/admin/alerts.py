@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from citadel_llm.api.errors import ApiError
 from citadel_llm.api.fresh import Fresh
 from citadel_llm.api.identity.guard import Guard
-from citadel_llm.api.routes.schemas import ErrorBody
+from citadel_llm.api.routes.schemas import refused
 from citadel_llm.api.state import GatewayState
 from citadel_llm.api.upstream.connection import BadResponse, ConnectionLost, connect
 from citadel_llm.utils.config import Upstream
@@ -87,10 +87,10 @@ def router(state: GatewayState) -> APIRouter:
         summary="The alerts that fire now",
         response_model=AlertList,
         responses={
-            401: {"model": ErrorBody},
-            403: {"model": ErrorBody},
-            501: {"model": ErrorBody, "description": "This gateway was told of no Alertmanager"},
-            503: {"model": ErrorBody, "description": "Alertmanager does not answer; see Retry-After"},
+            401: refused(),
+            403: refused(),
+            501: refused("This gateway was told of no Alertmanager"),
+            503: refused("Alertmanager does not answer; see Retry-After"),
         },
         dependencies=[Depends(Guard(state)("operate", "usage.read"))],
         openapi_extra={"security": [{"bearer": []}]},

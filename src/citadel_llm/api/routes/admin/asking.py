@@ -9,19 +9,19 @@ from typing import Any
 import psycopg
 
 from citadel_llm.api.errors import ApiError
-from citadel_llm.api.routes.schemas import ErrorBody
+from citadel_llm.api.routes.schemas import refused
 from citadel_llm.api.state import GatewayState
 from citadel_llm.integration.database.pool import DatabaseUnavailable
 
 __all__ = ["REFUSALS", "asked"]
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
-    400: {"model": ErrorBody},
-    401: {"model": ErrorBody},
-    403: {"model": ErrorBody, "description": "The key lacks the permission"},
-    404: {"model": ErrorBody, "description": "There is no page of that cursor, or nothing of that kind"},
-    501: {"model": ErrorBody, "description": "There is no database here"},
-    503: {"model": ErrorBody, "description": "The database is away; see Retry-After"},
+    400: refused(),
+    401: refused(),
+    403: refused("The key lacks the permission"),
+    404: refused("There is no page of that cursor, or nothing of that kind"),
+    501: refused("There is no database here"),
+    503: refused("The database is away; see Retry-After"),
 }
 
 

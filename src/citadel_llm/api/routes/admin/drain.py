@@ -16,7 +16,7 @@ from citadel_llm.api.errors import ApiError
 from citadel_llm.api.identity.guard import Guard
 from citadel_llm.api.routes.health import show_engine
 from citadel_llm.api.routes.resolve import unknown_model
-from citadel_llm.api.routes.schemas import EngineHealth, ErrorBody, StateName
+from citadel_llm.api.routes.schemas import EngineHealth, StateName, refused
 from citadel_llm.api.state import GatewayState
 from citadel_llm.api.upstream.engine import Engine
 
@@ -44,9 +44,9 @@ def router(state: GatewayState) -> APIRouter:
     documented: dict[str, Any] = {
         "response_model": Drained,
         "responses": {
-            **{status: {"model": ErrorBody} for status in (400, 401, 403)},
-            404: {"model": ErrorBody, "description": "There is no such model, or no such replica of it"},
-            503: {"model": ErrorBody, "description": "It cannot be written down for the host's other instances"},
+            **{status: refused() for status in (400, 401, 403)},
+            404: refused("There is no such model, or no such replica of it"),
+            503: refused("It cannot be written down for the host's other instances"),
         },
         "openapi_extra": {"security": [{"bearer": []}]},
     }

@@ -18,7 +18,7 @@ from citadel_llm.api.identity.permissions import PERMISSIONS
 from citadel_llm.api.identity.principal import Principal
 from citadel_llm.api.routes.health import dependencies, show_engine, verdict
 from citadel_llm.api.routes.models import may_use
-from citadel_llm.api.routes.schemas import EngineHealth, ErrorBody, StateName
+from citadel_llm.api.routes.schemas import EngineHealth, StateName, refused
 from citadel_llm.api.state import GatewayState
 from citadel_llm.api.upstream.model import ServedModel
 from citadel_llm.integration.metrics.counts import Counts, read_counts
@@ -92,7 +92,7 @@ def router(state: GatewayState) -> APIRouter:
         "",
         summary="Models, replicas and peers, with what was counted",
         response_model=GatewayStatus,
-        responses={401: {"model": ErrorBody}, 403: {"model": ErrorBody}},
+        responses={401: refused(), 403: refused()},
         openapi_extra={"security": [{"bearer": []}]},
     )
     async def get_status(caller: Caller) -> JSONResponse:

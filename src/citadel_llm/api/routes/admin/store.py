@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, StringConstraints
 from citadel_llm.api.errors import ApiError
 from citadel_llm.api.identity.principal import Principal
 from citadel_llm.api.identity.rights import Rights, rights_of, within
-from citadel_llm.api.routes.schemas import ErrorBody
+from citadel_llm.api.routes.schemas import refused
 from citadel_llm.api.state import GatewayState
 from citadel_llm.integration.database import accounts
 
@@ -63,10 +63,7 @@ class Body(BaseModel):
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The errors of an endpoint, for its documentation."""
-    return {
-        status: {"model": ErrorBody, "description": _TEXTS[status]}
-        for status in (400, 401, 403, *statuses, 413, 429, 503)
-    }
+    return {status: refused(_TEXTS[status]) for status in (400, 401, 403, *statuses, 413, 429, 503)}
 
 
 class Store:
