@@ -12,6 +12,7 @@ from performance.overload import Overload
 from performance.soak import Soak
 from performance.stats import Spread, added, cell, ratio, spread
 from performance.subjects import REPO
+from performance.targets import Target
 
 __all__ = ["as_list", "between_markers", "markdown", "plain_command", "table"]
 
@@ -233,13 +234,23 @@ def _overload(over: Overload) -> str:
     ) + table(["", "half of it", "four times it"], rows)
 
 
+def _targets(found: Sequence[Target]) -> str:
+    rows = [[target.what, target.kind, target.bound, target.found, target.verdict] for target in found]
+    return table(["", "", "bound", "this run", ""], rows)
+
+
 def plain_command(command: Sequence[str]) -> str:
     """A command as one would type it in the repository, without this machine's paths."""
     return shlex.join(word.replace(f"{REPO}/", "") for word in command)
 
 
 def markdown(
-    turns: Turns, versions: dict[str, str], notes: Sequence[str], soak: Soak | None, over: Overload | None
+    turns: Turns,
+    versions: dict[str, str],
+    notes: Sequence[str],
+    soak: Soak | None,
+    over: Overload | None,
+    targets: Sequence[Target] = (),
 ) -> str:
     """The whole report. `notes` say where and how the run was."""
     count = len(turns["direct"])
@@ -248,6 +259,8 @@ def markdown(
         notes = [*notes, f"**Others used the machine**: our gateway got only {share.middle:.0%} of its core. {BUSY}"]
     parts = ["\n".join(f"- {note}" for note in notes)]
     parts.append("One round." if count == 1 else f"Medians over {count} interleaved rounds, ranges in brackets.")
+    if targets:
+        parts += ["### Targets", _targets(targets)]
     parts += ["### Throughput", _throughput(turns)]
     if set(turns) - {"direct", "citadel"}:
         parts += ["### Ratios, within each round", _ratios(turns)]

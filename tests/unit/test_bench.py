@@ -9,8 +9,10 @@ from performance.machine import memory_gib
 from performance.measure import CONNECTIONS, Point, Turn
 from performance.procs import NotStarted, pick_cores, rss_kib_of, ticks_of
 from performance.report import as_list, between_markers, markdown, plain_command
+from performance.soak import Soak
 from performance.stats import Spread, added, cell, ratio, spread
 from performance.subjects import KEY, REPO, citadel_config
+from performance.targets import missed, targets
 
 from citadel_llm.utils.config import load_config
 from citadel_llm.utils.keys import load_keys
@@ -172,6 +174,52 @@ def test_a_busy_machine_is_named_in_the_report(turns):
 
     assert "Others used the machine" not in calm
     assert "got only 30% of its core" in markdown(turns, {}, [], None, None)
+
+
+def test_a_target_that_was_missed_is_named_and_a_goal_fails_nothing(turns):
+    turns["sglang-router"] = [turn(99), turn(52)]
+    turns["vllm-router"] = [turn(200), turn(100)]
+
+    found = targets(turns, None, None)
+
+    peers = {target.what: target for target in found if "of sglang" in target.what or "of vllm" in target.what}
+    assert {target.met for what, target in peers.items() if "sglang" in what} == {False}
+    assert peers["requests a second at 16, of sglang-router's"].found == "0.99 (0.96 to 1.01)"
+    assert {(target.met, target.kind) for what, target in peers.items() if "vllm" in what} == {(False, "goal")}
+    assert not [target for target in missed(found) if "vllm" in target.what]
+    assert "| requests a second at 1, of vllm-router's | goal | at least 1 | 0.50 | NOT met |" in markdown(
+        turns, {}, [], None, None, found
+    )
+
+
+def test_what_a_peer_that_is_not_there_was_to_show_is_not_measured(turns):
+    found = {target.what: target.met for target in targets(turns, None, None)}
+
+    assert found["requests a second at 16, of litellm's"] is None
+
+
+def test_with_something_else_on_the_cores_peers_are_a_goal(turns):
+    turns["sglang-router"] = [turn(200), turn(200)]
+
+    assert not [target for target in missed(targets(turns, None, None, shared=True)) if "sglang" in target.what]
+
+
+@pytest.mark.parametrize(
+    ("worse", "said"),
+    [
+        ({}, []),
+        ({"failed": 2}, ["failed in the soak"]),
+        ({"open_files_after": 11}, ["connections left after it"]),
+        ({"still_busy_at_engine": 1}, ["streams that the engine still ran after it"]),
+        ({"curve": [(12_500 * n, 10.0 * n) for n in range(1, 5)]}, ["memory grown over 50,000 requests, MB"]),
+    ],
+)
+def test_a_soak_is_judged_by_what_failed_what_is_left_and_what_grew(worse, said):
+    calm = {"requests": 50_000, "curve": [(12_500 * n, 80.0) for n in range(1, 5)], "open_files_before": 10}
+
+    found = targets({}, Soak(**{**calm, "open_files_after": 10, **worse}), None)
+
+    assert [target.what for target in missed(found)] == said
 
 
 def test_a_page_keeps_what_is_around_its_markers(tmp_path):
