@@ -8,7 +8,6 @@ import secrets
 import subprocess
 import urllib.request
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import openai
 import psycopg
@@ -16,7 +15,7 @@ import pytest
 import pytest_asyncio
 from anyio.from_thread import start_blocking_portal
 from sites import migrated_database
-from sql_host import OWNER, on_the_host
+from sql_host import create_database, drop_database, known_credentials, place
 
 from citadel_llm.integration.database.connection import connected
 from citadel_llm.integration.database.target import Target
@@ -32,7 +31,7 @@ def credentials():
     """`gateway_url`, `admin_key` and whatever else the lab tells its users."""
     if "LAB_DIR" not in os.environ:
         raise pytest.UsageError("these tests need the running lab: bin/lab run pytest tests/integration")
-    return json.loads((Path(os.environ["LAB_DIR"]) / "credentials.json").read_text())
+    return known_credentials()
 
 
 @pytest.fixture
@@ -105,9 +104,9 @@ def on_host():
 def database():
     """An empty database of the owner's, on the lab's SQL host."""
     name = f"citadel_test_{secrets.token_hex(4)}"
-    on_the_host("runuser", "-u", "postgres", "--", "createdb", f"--owner={OWNER}", name)
+    create_database(name)
     yield name
-    on_the_host("runuser", "-u", "postgres", "--", "dropdb", "--force", name)
+    drop_database(name)
 
 
 @pytest.fixture
@@ -115,8 +114,7 @@ def target(credentials, database):
     """`target(fact)`: the database, by the user of that fact."""
 
     def made(fact="database_url"):
-        url = urlsplit(credentials[fact])
-        return Target(url.hostname, url.port, database, url.username, url.password)
+        return Target(**place(credentials[fact], database))
 
     return made
 

@@ -4,10 +4,9 @@ import contextlib
 import json
 import secrets
 import uuid
-from urllib.parse import urlsplit
 
 import psycopg
-from sql_host import GATEWAY, OWNER, on_the_host
+from sql_host import GATEWAY, create_database, drop_database, place
 
 from citadel_llm.api.identity.permissions import BUILT_IN
 from citadel_llm.integration.database import migrate
@@ -26,14 +25,13 @@ class Site:
 
     def target(self, fact="database_url"):
         """The database, by the user of that fact."""
-        url = urlsplit(self._credentials[fact])
-        return Target(url.hostname, url.port, self.name, url.username, url.password)
+        return Target(**place(self._credentials[fact], self.name))
 
     def sql(self, statement, *values):
         """Its rows, as the owner."""
-        place = self.target()
+        at = self.target()
         with psycopg.connect(
-            host=place.host, port=place.port, dbname=place.database, user=place.user, password=place.password
+            host=at.host, port=at.port, dbname=at.database, user=at.user, password=at.password
         ) as connection:
             cursor = connection.execute(statement, values)
             return cursor.fetchall() if cursor.description else []
@@ -78,10 +76,10 @@ class Site:
 def opened(credentials):
     """A `Site` with an empty schema of the newest revision."""
     made = Site(credentials)
-    on_the_host("runuser", "-u", "postgres", "--", "createdb", f"--owner={OWNER}", made.name)
+    create_database(made.name)
     try:
         with connected(made.target()) as engine:
             migrate.upgrade(engine, GATEWAY)
         yield made
     finally:
-        on_the_host("runuser", "-u", "postgres", "--", "dropdb", "--force", made.name)
+        drop_database(made.name)

@@ -8,10 +8,9 @@ import secrets
 import subprocess
 import sys
 import time
-from urllib.parse import urlsplit
 
 import psycopg
-from sql_host import GATEWAY, on_the_host
+from sql_host import GATEWAY, create_database, drop_database, place
 
 from callers import ask
 from citadel_llm.integration.database import migrate
@@ -25,14 +24,14 @@ from waiting import until
 def migrated_database(credentials):
     """A `Site` with an empty schema of the newest revision."""
     name = f"citadel_test_{secrets.token_hex(4)}"
-    on_the_host("runuser", "-u", "postgres", "--", "createdb", "--owner=citadel_admin", name)
+    create_database(name)
     try:
         site = Site(credentials, name)
         with connected(site.target("database_url")) as engine:
             migrate.upgrade(engine, GATEWAY)
         yield site
     finally:
-        on_the_host("runuser", "-u", "postgres", "--", "dropdb", "--force", name)
+        drop_database(name)
 
 
 class Site:
@@ -45,14 +44,13 @@ class Site:
         self.admin_key = f"sk-{secrets.token_urlsafe(32)}"
 
     def target(self, fact="database_gateway_url"):
-        url = urlsplit(self._credentials[fact])
-        return Target(url.hostname, url.port, self._name, url.username, url.password)
+        return Target(**place(self._credentials[fact], self._name))
 
     def sql(self, statement, values=(), fact="database_url"):
         """Its rows, in a transaction of the owner's."""
-        place = self.target(fact)
+        at = self.target(fact)
         with psycopg.connect(
-            host=place.host, port=place.port, dbname=place.database, user=place.user, password=place.password
+            host=at.host, port=at.port, dbname=at.database, user=at.user, password=at.password
         ) as connection:
             cursor = connection.execute(statement, values)
             return cursor.fetchall() if cursor.description else []

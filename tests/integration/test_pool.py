@@ -8,10 +8,10 @@ import asyncio
 import contextlib
 import subprocess
 import time
-from urllib.parse import urlsplit
 
 import psycopg
 import pytest
+import sql_host
 from sql_host import DEADLINE_S, on_the_host
 
 from citadel_llm.integration.database.pool import Database, DatabaseUnavailable, Options
@@ -81,8 +81,7 @@ TROUBLES = [
 @pytest.fixture
 def place(credentials):
     """The gateway's own user and database, as the deployment has them."""
-    url = urlsplit(credentials["database_gateway_url"])
-    return Target(url.hostname, url.port, url.path[1:], url.username, url.password)
+    return Target(**sql_host.place(credentials["database_gateway_url"]))
 
 
 @pytest.fixture

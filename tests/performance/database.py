@@ -13,16 +13,15 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+
+import sql_host
 
 from performance.procs import NotStarted
 from performance.subjects import DATABASE, KEY, OTHERS, REPO
 
 __all__ = ["audited", "prepare"]
 
-_HOST, _NAME = "hx-sql-server-01", "citadel_bench"
-_OWNER, _GATEWAY = "citadel_admin", "citadel_gateway"
+_NAME = "citadel_bench"
 
 
 def prepare(folder: Path, journal: Path) -> None:
@@ -32,14 +31,17 @@ def prepare(folder: Path, journal: Path) -> None:
     """
     if "LAB_DIR" not in os.environ:
         raise NotStarted("--database needs the running lab: bin/lab up hx-sql-server-01, then bin/lab run bin/bench …")
-    known = json.loads((Path(os.environ["LAB_DIR"]) / "credentials.json").read_text())
-    for words in (["dropdb", "--force", "--if-exists", _NAME], ["createdb", f"--owner={_OWNER}", _NAME]):
-        _run([str(REPO / "bin/lab"), "exec", _HOST, "runuser", "-u", "postgres", "--", *words], None)
+    known = sql_host.known_credentials()
+    try:
+        sql_host.drop_database(_NAME)
+        sql_host.create_database(_NAME)
+    except RuntimeError as failure:
+        raise NotStarted(f"the database: {failure}") from None
     shutil.rmtree(journal, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     citadel = [sys.executable, "-m", "citadel_llm.cli"]
-    owner, gateway = (_target(known[fact]) for fact in ("database_url", "database_gateway_url"))
-    _run([*citadel, "database", "upgrade", "--credentials", "-", "--runtime-user", _GATEWAY], json.dumps(owner))
+    owner, gateway = (sql_host.place(known[fact], _NAME) for fact in ("database_url", "database_gateway_url"))
+    _run([*citadel, "database", "upgrade", "--credentials", "-", "--runtime-user", sql_host.GATEWAY], json.dumps(owner))
     pepper = secrets.token_urlsafe(32)
     for name, text in (("database.json", json.dumps(gateway)), ("pepper", pepper)):
         path = folder / name
@@ -64,20 +66,8 @@ def audited() -> int:
     return int(rows)
 
 
-def _target(url: str) -> dict[str, Any]:
-    parts = urlsplit(url)
-    return {
-        "host": parts.hostname,
-        "port": parts.port,
-        "database": _NAME,
-        "user": parts.username,
-        "password": parts.password,
-    }
-
-
-def _run(command: list[str], given: str | None) -> None:
+def _run(command: list[str], given: str) -> None:
     environment = {**os.environ, "PYTHONPATH": str(REPO / "src")}
-    source = {"stdin": subprocess.DEVNULL} if given is None else {"input": given}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, **source)  # type: ignore[call-overload]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, input=given)
     if done.returncode:
         raise NotStarted(f"the database: {(done.stderr or done.stdout).strip()}")
