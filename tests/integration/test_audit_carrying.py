@@ -169,7 +169,9 @@ async def test_a_journal_that_cannot_be_read_for_a_while_is_carried_afterwards(p
         await waiting.until(lambda: shipper.error or running.done(), what="it is told")
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         assert "Too many open files" in shipper.error
+        assert shipper.broken
         await waiting.until(lambda: one.done_to == one.last or running.done(), what="all of it is carried")
+        await waiting.until(lambda: not shipper.broken, what="it is well again")
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         running.cancel()
@@ -234,6 +236,28 @@ async def test_a_file_of_a_journal_that_was_removed_shows_as_a_row_in_its_place(
     [(place, detail)] = [(i, detail) for i, (_, action, detail) in enumerate(rows) if action == "audit.lost"]
     assert (place, detail["from"], detail["to"]) == (begin - 1, begin, end - 1)
     assert list(verdicts(target("database_gateway_url")).values()) == [(len(rows), None, "")]
+
+
+async def test_a_loss_that_nothing_follows_shows_at_once_and_is_counted(journal, pool, told, ask, target, tmp_path):
+    one, metrics = journal(segment_bytes=4096), Metrics("1")
+    write(one, record(1))
+    shipper = Shipper(one, pool, metrics.audit, lambda level, event, **f: told.append((event, f)))
+    await shipper.drain()
+    write(one, record(2), record(3))
+    for path in (tmp_path / "spool/1").glob("*.journal"):
+        path.unlink()
+    await shipper.drain()
+    rows = ask("select action, request_id, detail from llm.audit_log order by position")
+    assert rows == [
+        ("chat", "req-1", None),
+        ("audit.lost", "-", {"from": 2, "to": 3, "why": "the journal was damaged"}),
+    ]
+    assert b"citadel_audit_lost_total 2.0" in metrics.exposition()[0]
+    assert (one.done_to, one.pending_bytes, [event for event, _ in told]) == (3, 0, ["audit_removed"])
+    write(one, record(4))
+    await shipper.drain()
+    assert ask("select request_id from llm.audit_log order by position desc limit 1") == [("req-4",)]
+    assert list(verdicts(target("database_gateway_url")).values()) == [(3, None, "")]
 
 
 async def test_an_old_copy_of_a_journal_begins_another_chain_and_loses_nothing(carry, journal, ask, target, tmp_path):

@@ -156,9 +156,16 @@ async def test_what_goes_wrong_with_the_upkeep_is_told_once_and_later_records_ge
     told = []
     section = Section(enabled=True, directory=str(tmp_path / "spool"), segment_bytes=4096)
     metrics = Metrics("1")
-    audit = Audit(
-        section, None, metrics.audit, lambda level, event, **fields: told.append((event, fields)), instance="1"
-    )
+
+    def failing():
+        audit.publish()
+        return b"citadel_audit_failing 1.0" in metrics.exposition()[0]
+
+    def tell(level, event, **fields):
+        told.append((event, fields, failing(), audit.state["error"]))
+
+    audit = Audit(section, None, metrics.audit, tell, instance="1")
+
     try:
         while not audit.journal._unsynced:
             audit.write(Record(1, "request", "chat", "req-1"))
@@ -167,10 +174,14 @@ async def test_what_goes_wrong_with_the_upkeep_is_told_once_and_later_records_ge
         await until(lambda: told, what="it is told")
         audit.write(Record(2, "request", "chat", "req-2"))
         await until(lambda: audit.journal.synced == audit.journal.last, what="all is on the disk")
+        await until(lambda: not failing(), what="it is well again")
+        assert audit.state["error"] is None
     finally:
         await audit.stop()
-    upkeep = [fields["error"] for event, fields in told if event == "audit_upkeep_failed"]
-    assert upkeep == ["OSError: [Errno 9] Bad file descriptor"]
+    error = "OSError: [Errno 9] Bad file descriptor"
+    assert [words for words in told if words[0] == "audit_upkeep_failed"] == [
+        ("audit_upkeep_failed", {"error": error}, True, error)
+    ]
 
 
 async def test_health_and_metrics_show_the_journal(audited):

@@ -76,6 +76,8 @@ def test_a_segment_whose_file_was_removed_is_told_and_the_others_are_read(journa
     (tmp_path / "1" / names[gone]).unlink()
     lost = range(firsts[gone], firsts[gone + 1]) if gone >= 0 else range(firsts[-2], firsts[-1])
     found = everything(one)
+    if gone == -1:
+        assert found.pop() == (200, b""), "the end of what is lost"
     for n in (201, 202):
         wanted[n] = b"later"
         one.append(b"later")
@@ -92,7 +94,8 @@ def test_all_of_a_journals_files_may_be_removed(journal, tmp_path, told):
     synced(one)
     for name in segments(tmp_path / "1"):
         (tmp_path / "1" / name).unlink()
-    assert everything(one) == []
+    assert everything(one) == [(100, b"")]
+    assert (one.done_to, one.pending_bytes) == (100, 0)
     one.append(b"later")
     assert everything(one) == [(101, b"later")]
     assert set(told.events) == {"audit_removed"}
@@ -190,9 +193,53 @@ def test_damage_in_the_segment_that_is_written_ends_it(journal, tmp_path, told):
     data[20] ^= 1
     with path.open("r+b") as file:
         file.write(data)
-    assert everything(one) == [(1, b"record 0")]
+    assert everything(one) == [(1, b"record 0"), (5, b"")]
+    assert (one.done_to, one.pending_bytes) == (5, 0)
     one.append(b"after")
     assert everything(one) == [(6, b"after")]
+    assert told.events == ["audit_damaged"]
+
+
+def test_what_is_lost_is_told_again_where_it_was_not_carried(journal, tmp_path):
+    one = journal()
+    for _ in range(3):
+        one.append(b"record")
+    synced(one)
+    (tmp_path / "1" / segments(tmp_path / "1")[0]).unlink()
+    assert [one.read(10) for _ in range(2)] == [[(3, b"", 0)], []]
+    one.rewind()
+    assert [one.read(10) for _ in range(2)] == [[(3, b"", 0)], []]
+    one.done(3, 0)
+    one.rewind()
+    assert one.read(10) == []
+
+
+def test_zeros_that_a_machines_end_left_behind_the_last_record_are_no_records(journal, tmp_path, told):
+    one = journal()
+    one.append(b"record")
+    one.close()
+    with (tmp_path / "1" / segments(tmp_path / "1")[0]).open("ab") as file:
+        file.write(bytes(400))
+    again = journal()
+    again.append(b"after")
+    assert everything(again) == [(1, b"record"), (2, b"after")]
+    assert told == [
+        ("warning", "audit_torn", {"file": str(next((tmp_path / "1").glob("*.journal"))), "cut_bytes": 400})
+    ]
+
+
+def test_zeros_in_a_segment_that_is_complete_are_damage(journal, tmp_path, told):
+    one = journal()
+    for _ in range(100):
+        one.append(b"x" * 100)
+    path = tmp_path / "1" / segments(tmp_path / "1")[0]
+    with path.open("r+b") as file:
+        file.seek(108 * 5)
+        file.write(bytes(108 * 3))
+    numbers = [sequence for sequence, _ in everything(one)]
+    assert numbers[:5] == [1, 2, 3, 4, 5]
+    assert numbers[5] == int(segments(tmp_path / "1")[0][:20]) or numbers[5] > 8
+    assert numbers[-1] == 100
     assert told.events == ["audit_damaged"]
 
 

@@ -67,7 +67,7 @@ def _audit() -> Sequence[Panel]:
         ),
         graph("Told that the database is away", Query(f"sum(rate(citadel_database_unavailable_total{{{_S}}}{_RATE})) or vector(0)", "callers"), unit="ops"),
         graph("Who may call was read", Query(age, "ago"), unit="s", limit=60),
-        graph("Records a second", *(Query(f"sum(rate(citadel_audit_{name}_total{{{_S}}}{_RATE})) or vector(0)", name) for name in ("written", "rejected", "dropped", "refused")), unit="ops"),
+        graph("Records a second", *(Query(f"sum(rate(citadel_audit_{name}_total{{{_S}}}{_RATE})) or vector(0)", name) for name in ("written", "rejected", "dropped", "lost", "refused")), unit="ops"),
         graph("Waiting in memory", Query(f"sum(citadel_audit_queue{{{_S}}}) or vector(0)", "records")),
         graph("Waiting on disk", Query(f"sum(citadel_audit_spool_bytes{{{_S}}}) or vector(0)", "spool"), Query(f"sum(citadel_audit_spool_limit_bytes{{{_S}}}) or vector(0)", "bound"), unit="bytes"),
     )  # fmt: skip

@@ -127,11 +127,11 @@ def _peers() -> tuple[Alert, ...]:
 
 def _audit() -> tuple[Alert, ...]:
     """Over what the gateway's audit writer counts: its queue, its spool on disk, what it wrote and what was not taken."""
-    queue, spool, limit, rejected, dropped, refused, full = (
+    queue, spool, limit, rejected, dropped, refused, full, lost, failing = (
         labelled(f"citadel_audit_{name}", job="citadel-gateway")
         for name in (
             *("queue", "spool_bytes", "spool_limit_bytes", "rejected_total", "dropped_total", "refused_total"),
-            "full",
+            *("full", "lost_total", "failing"),
         )
     )
     return (
@@ -211,6 +211,44 @@ def _audit() -> tuple[Alert, ...]:
                 {dropped: "0x3 5x30", refused: "0x33", full: "0x33"}, at="2m", labels={**_HERE, "severity": "page"}
             ),
             quiet=Case({dropped: "5x30", refused: "4x30", full: "0x30"}, at="2m"),
+            dashboard="integrations",
+        ),
+        Alert(
+            name="CitadelAuditDamaged",
+            expr="sum by (server) (increase(citadel_audit_lost_total[5m])) > 0",
+            for_s=10,
+            severity="page",
+            kind="cause",
+            component="audit",
+            summary="Audit records of {{ $labels.server }} are lost: a file of a journal was damaged or removed",
+            meaning="Requests were answered of which nothing is left in the audit log. Rows `audit.lost` say which numbers of which chain.",
+            look=(
+                "`citadel audit --outcome lost`: how many, and when",
+                "the gateway's journal for `audit_damaged` and `audit_removed`: which file; what was damaged is kept beside it",
+                "`dmesg` for the disk; the host's own logs for who removed it",
+            ),
+            remedy="Keep the `.damaged` files, mend or replace the disk. What was lost does not come back; nothing else is to be done.",
+            fires=Case({lost: "0x3 40x30"}, at="2m", labels={**_HERE, "severity": "page"}),
+            quiet=Case({lost: "40x30"}, at="2m"),
+            dashboard="integrations",
+        ),
+        Alert(
+            name="CitadelAuditFailing",
+            expr="sum by (server) (citadel_audit_failing) > 0",
+            for_s=60,
+            severity="page",
+            kind="cause",
+            component="audit",
+            summary="A journal of {{ $labels.server }} can't be brought to the disk, or read",
+            meaning="Requests are answered and written down, and what is written stays with the system's memory, or on the disk: it does not get to the database.",
+            look=(
+                "the gateway's journal for `audit_upkeep_failed` and `audit_waits`: they name the error",
+                "`ls -la /opt/citadel/var/spool/audit`: do the files belong to the gateway's user?",
+                "open files of the gateway against `LimitNOFILE`",
+            ),
+            remedy="Mend what the error names; all of it is carried afterwards, in order. A restart of the instance begins anew with what is on the disk.",
+            fires=Case({failing: "0x3 1x30"}, at="3m", labels={**_HERE, "severity": "page"}),
+            quiet=Case({failing: "0x3 1x2 0x30"}, at="3m"),
             dashboard="integrations",
         ),
     )

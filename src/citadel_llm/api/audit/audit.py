@@ -96,6 +96,7 @@ class Audit:
         self._drops = section.when_full == "drop"
         self.closed = False  # new requests are to be refused
         self._no_room = False
+        self._failed = ""  # why the last look after the journal ended early
         metrics.spool_limit_bytes.set(section.spool_bytes)
 
     # What is written
@@ -239,7 +240,7 @@ class Audit:
     def state(self) -> dict[str, Any]:
         """For /health."""
         journal = self.journal
-        waits = self._shipper.error if self._shipper is not None else ""
+        waits = self._failed or (self._shipper.error if self._shipper is not None else "")
         return {
             "state": "full" if self._no_room else "waiting" if waits else "ok",
             "pending": journal.last - journal.done_to + journal.waiting,
@@ -253,6 +254,8 @@ class Audit:
         journal = self.journal
         self._metrics.queue.set(journal.last - journal.done_to + journal.waiting)
         self._metrics.spool_bytes.set(journal.pending_bytes)
+        broken = self._shipper is not None and self._shipper.broken
+        self._metrics.failing.set(int(broken or bool(self._failed)))
 
     # What runs beside
 
@@ -298,7 +301,6 @@ class Audit:
     async def _keep(self) -> None:
         """Bring what was written to the disk ten times a second, and look after the room."""
         told = monotonic()
-        failed = ""
         while True:
             await asyncio.sleep(SYNC_S)
             try:
@@ -311,12 +313,11 @@ class Audit:
                 if self._no_room or self.journal.full:
                     self._look()
             except Exception as failure:  # whatever it is, what comes later is to get to the disk
-                said = f"{type(failure).__name__}: {failure}"
-                if said != failed:
-                    self._tell("error", "audit_upkeep_failed", error=said)
-                failed = said
+                before, self._failed = self._failed, f"{type(failure).__name__}: {failure}"
+                if self._failed != before:
+                    self._tell("error", "audit_upkeep_failed", error=self._failed)
             else:
-                failed = ""
+                self._failed = ""
 
     async def _adopt(self) -> None:
         """Carry away what instances that are gone have left."""

@@ -9,8 +9,8 @@
     journal.done(entries[-1].sequence, size_bytes)
 
 A journal is a folder: `lock`, held by whoever writes or carries it away; `chain`, whose name it is in the database; and
-segments, each named after the sequence number of its first record. A record is its length, its CRC-32 and itself.
-A segment is removed once all of it is done.
+segments, each named after the sequence number of its first record. A record is its length, its CRC-32 and itself. An
+empty one is damage: zeros that a machine's end left in the file. A segment is removed once all of it is done.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class JournalError(Exception):
 
 
 class Entry(NamedTuple):
-    """A record that was read."""
+    """A record that was read; no record is empty: without a payload, nothing is left of what goes up to its number."""
 
     sequence: int
     payload: bytes
@@ -110,6 +110,7 @@ class Journal:
         self.last = 0  # the sequence number of the last record
         self.synced = 0
         self.read_to = 0
+        self._given_to = 0  # by `read`
         self.done_to = 0
         self.dropped = 0
         self.stalled = ""  # why the disk takes nothing
@@ -170,7 +171,7 @@ class Journal:
             os.ftruncate(self._fd, whole)
         self._size = whole
         self.last = self.synced = newest.first + count - 1
-        self.read_to = self.done_to = self._segments[0].first - 1
+        self.read_to = self._given_to = self.done_to = self._segments[0].first - 1
         self.pending_bytes = sum(segment.path.stat().st_size for segment in self._segments)
         with contextlib.suppress(OSError):
             os.fdatasync(self._fd)
@@ -309,7 +310,10 @@ class Journal:
     # Reading
 
     def read(self, limit: int) -> list[Entry]:
-        """The next records that were synced, at most so many. Sequence numbers leap over what was damaged."""
+        """The next records that were synced, at most so many.
+
+        Sequence numbers leap over what was damaged; where nothing follows it, an entry without a payload ends it.
+        """
         found: list[Entry] = []
         while len(found) < limit and self.read_to < self.synced:
             if self._reader is None and not self._next_reader():
@@ -319,7 +323,10 @@ class Journal:
                 self._end_reader()
             else:
                 found.append(entry)
-                self.read_to = entry.sequence
+                self.read_to = self._given_to = entry.sequence
+        if not found and self.read_to > max(self._given_to, self.done_to):
+            self._given_to = self.read_to
+            found.append(Entry(self.read_to, b"", 0))
         return found
 
     def _next_reader(self) -> bool:
@@ -352,7 +359,7 @@ class Journal:
             have = len(self._buffer) - at
             if have >= size:
                 length, checksum = _unpack(self._buffer, at)
-                if length > _MAX_RECORD_BYTES:
+                if not 0 < length <= _MAX_RECORD_BYTES:
                     return None
                 size += length
                 if have >= size:
@@ -392,6 +399,7 @@ class Journal:
             os.close(self._reader_fd)
             self._reader, self._reader_fd = None, -1
         self.read_to = self._segments[0].first - 1
+        self._given_to = self.done_to
 
     def done(self, sequence: int, size_bytes: int) -> None:
         """The records up to that one are where they belong; their size as they were read. Removes their segments."""
@@ -412,7 +420,7 @@ class Journal:
             except FileNotFoundError:  # somebody has removed it, and perhaps others: what is left is counted anew
                 self.pending_bytes = sum(_size_of(segment.path) for segment in self._segments)
             removed += self._segments[0].first - oldest.first
-            self.read_to = self.done_to = self._segments[0].first - 1
+            self.read_to = self._given_to = self.done_to = self._segments[0].first - 1
             self._remove(oldest)
         return removed
 
@@ -492,7 +500,9 @@ def _whole(path: Path) -> tuple[int, int]:
     while offset + _HEADER.size <= len(data):
         length, checksum = _unpack(data, offset)
         end = offset + _HEADER.size + length
-        if length > _MAX_RECORD_BYTES or end > len(data) or crc32(data[offset + _HEADER.size : end]) != checksum:
+        if not 0 < length <= _MAX_RECORD_BYTES or end > len(data):
+            break
+        if crc32(data[offset + _HEADER.size : end]) != checksum:
             break
         offset, count = end, count + 1
     return offset, count

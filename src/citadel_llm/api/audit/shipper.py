@@ -46,6 +46,7 @@ class _Made(NamedTuple):
     sums: usage.Sums
     keys: dict[str | None, int]  # when each was last used
     after: Place  # where they bring the chain to
+    lost: int  # records of which the chain is told that they are
 
 
 class Shipper:
@@ -70,6 +71,7 @@ class Shipper:
         self._touched: dict[str, float] = {}
         self._used: dict[str, datetime] = {}
         self.error = ""  # why nothing is carried
+        self.broken = False  # for a reason that is not the database's
 
     async def run(self, wake: asyncio.Event) -> None:
         """Carry what comes, for ever; `wake` is set when there is something."""
@@ -86,7 +88,8 @@ class Shipper:
                 await self.carry(batch)
             except Exception as failure:
                 self._failed(failure)
-                if not isinstance(failure, DatabaseUnavailable | psycopg.Error):
+                self.broken = not isinstance(failure, DatabaseUnavailable | psycopg.Error)
+                if self.broken:
                     # Of the journal itself, such as a segment that can't be opened: it is read anew, and nothing of it
                     # is left out.
                     self._journal.rewind()
@@ -94,7 +97,7 @@ class Shipper:
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, _MAX_PAUSE_S)
             else:
-                batch, pause_s = [], _PAUSE_S
+                batch, pause_s, self.broken = [], _PAUSE_S, False
                 await self._touch()
 
     async def drain(self) -> None:
@@ -168,6 +171,7 @@ class Shipper:
         journal.done(batch[-1].sequence, sum(e.size_bytes for e in batch if e.sequence > journal.done_to))
         self._rejected.difference_update([entry.sequence for entry in batch] if self._rejected else ())
         self._metrics.wrote(len(made.lines), monotonic() - began)
+        self._metrics.lost(made.lost)
         if self.error:
             self.error = ""
             self._tell("info", "audit_goes_on")
@@ -180,14 +184,16 @@ class Shipper:
         sums = usage.Sums(self._prices)
         keys: dict[str | None, int] = {}
         position, taken, digest = place
+        lost = 0
         for index, entry in enumerate(batch):
             if index % _SLICE == _SLICE - 1:
                 await asyncio.sleep(0)
             if entry.sequence <= taken:
                 continue
-            found = [self._row(chain, entry, refusal)]
-            if entry.sequence > taken + 1:
-                found.insert(0, _gap(chain, taken, entry.sequence))
+            found = [self._row(chain, entry, refusal)] if entry.payload else []
+            if (end := entry.sequence - len(found)) > taken:
+                found.insert(0, _gap(chain, taken, end))
+                lost += end - taken
             for row in found:
                 position += 1
                 previous, digest = digest, digest_of(digest, chain, position, row)
@@ -195,7 +201,7 @@ class Shipper:
                 sums.note(row)
                 keys[row.key_id] = row.at_us
             taken = entry.sequence
-        return _Made(lines, sums, keys, Place(position, taken, digest))
+        return _Made(lines, sums, keys, Place(position, taken, digest), lost)
 
     def _row(self, chain: str, entry: Entry, refusal: psycopg.Error | None) -> Row:
         try:
@@ -274,9 +280,9 @@ def row_of(chain: str, sequence: int, record: Record) -> Row:
     )
 
 
-def _gap(chain: str, taken: int, sequence: int) -> Row:
-    detail = {"from": taken + 1, "to": sequence - 1, "why": "the journal was damaged"}
-    return _note(chain, sequence, "audit.lost", detail)
+def _gap(chain: str, taken: int, end: int) -> Row:
+    detail = {"from": taken + 1, "to": end, "why": "the journal was damaged"}
+    return _note(chain, end + 1, "audit.lost", detail)
 
 
 def _note(chain: str, sequence: int, action: str, detail: dict[str, object]) -> Row:

@@ -37,12 +37,23 @@ class AuditMetrics:
             registry=registry,
             multiprocess_mode="livesum",
         )
+        self.failing = Gauge(
+            "citadel_audit_failing",
+            "Instances that could not bring their journal to the disk, or read it, the last time that they tried",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
         self._written = Counter("citadel_audit_written", "Rows written to the database", registry=registry)
         self._rejected = Counter(
             "citadel_audit_rejected", "Records that the database refused, kept beside the journal", registry=registry
         )
         self._dropped = Counter(
             "citadel_audit_dropped", "Records that were given up, for there was no room", registry=registry
+        )
+        self._lost = Counter(
+            "citadel_audit_lost",
+            "Records of which nothing is left: their file was damaged or removed",
+            registry=registry,
         )
         self._refused = Counter(
             "citadel_audit_refused", "Requests refused, for there was no room for their record", registry=registry
@@ -66,6 +77,11 @@ class AuditMetrics:
     def dropped(self, records: int) -> None:
         """Count records."""
         self._dropped.inc(records)
+
+    def lost(self, records: int) -> None:
+        """Count records."""
+        if records:
+            self._lost.inc(records)
 
     def refused(self) -> None:
         """Count a request."""
