@@ -21,7 +21,7 @@ from citadel_llm.integration.cache.redis import Redis, load_credentials
 ROLE = Path(__file__).resolve().parents[2] / "roles/cache"
 PASSWORD = "a-password-of-the-tests"
 ADMIN = "admin-of-the-tests"
-DEADLINE_S = 10
+DEADLINE_S = 30
 
 
 async def until(true, what, deadline_s=DEADLINE_S):

@@ -283,7 +283,7 @@ async def test_given_a_wait_longer_than_the_deadline_when_a_request_comes_then_i
             before = admission.rate_per_s
             refused = await caller.ask(headers={"x-citadel-deadline-ms": "500"})
             assert (refused.status, refused.code) == (503, "overloaded")
-            assert refused.seconds < 0.1
+            assert refused.seconds < 0.4, "it did not wait for its deadline"
             # Five that wait and this one, 0.2 s each, or as much longer as the first took on a busy machine.
             told = int(refused.headers["retry-after"])
             assert told >= 2
@@ -300,7 +300,7 @@ async def test_given_a_deadline_when_the_replica_is_slower_then_504_comes_in_tim
         a.hangs = True
         answer = await caller.ask(headers={"x-citadel-deadline-ms": "150"}, stream=stream)
         assert (answer.status, answer.code) == (504, "deadline_exceeded")
-        assert 0.14 < answer.seconds < 0.4
+        assert 0.14 < answer.seconds < 1
 
 
 async def test_given_a_deadline_when_a_stream_runs_into_it_then_its_last_event_says_so() -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import time
 
-DEADLINE_S = 10.0  # far more than anything takes; a wait that gets here has failed
+DEADLINE_S = 30.0  # far more than anything takes; a wait that gets here has failed
 
 
 async def until(condition, within_s=DEADLINE_S, *, what=""):
