@@ -194,7 +194,8 @@ async def test_every_connection_looks_into_the_schema_first(opened):
 
 
 async def test_a_statement_that_takes_too_long_is_ended_by_the_server_and_the_database_is_not_away_for_it(opened):
-    database, events = await opened(Options(connections=1, timeout_s=1.0))
+    # Its own limit is a tenth shorter than ours, which is what a held-up machine may take to tell of it.
+    database, events = await opened(Options(connections=1, timeout_s=3.0))
     (before,) = await ask(database, "select pg_backend_pid()")
     with pytest.raises(DatabaseUnavailable, match="statement timeout"):
         await ask(database, "select pg_sleep(30)")
@@ -205,7 +206,8 @@ async def test_a_statement_that_takes_too_long_is_ended_by_the_server_and_the_da
 async def test_a_caller_may_say_how_long_it_can_wait(opened):
     database, _ = await opened(Options(connections=1, timeout_s=0.3))
     assert await ask(database, "select 1 from pg_sleep(1)", timeout_s=30) == [(1,)]
-    with pytest.raises(DatabaseUnavailable, match="statement timeout"):
+    # Of the server's limit and ours, which are close here, either may come first: the long one of before is gone.
+    with pytest.raises(DatabaseUnavailable, match=r"statement timeout|no answer within 0\.3 s"):
         await ask(database, "select pg_sleep(30)")
 
 
