@@ -470,7 +470,8 @@ async def test_without_redis_answers_go_on_and_with_it_again_they_are_kept_again
         await until(lambda: any(got.cache == "hit" for got, _ in answered), "answers come from the cache")
         getattr(server, trouble)()
         del answered[:]
-        await until(lambda: sum(got.cache == "bypass" for got, _ in answered) > 200, "answers go past the cache")
+        # So many that those which the machine itself held up, eight each time, are few among them.
+        await until(lambda: sum(got.cache == "bypass" for got, _ in answered) > 1000, "answers go past the cache")
         late = [took for got, took in answered if took > 0.05]
         assert len(late) <= len(answered) * 0.1, sorted(late)
         {"kill": server.start, "hang": server.go_on}[trouble]()
