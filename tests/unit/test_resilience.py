@@ -305,8 +305,8 @@ async def test_given_a_deadline_when_the_replica_is_slower_then_504_comes_in_tim
 
 async def test_given_a_deadline_when_a_stream_runs_into_it_then_its_last_event_says_so() -> None:
     async with replicas("a") as (a,), gateway({"m": {"upstreams": [a]}}) as caller:
-        a.piece_s = 0.2
-        answer = await caller.ask(headers={"x-citadel-deadline-ms": "300"}, stream=True)
+        a.piece_s = 0.5
+        answer = await caller.ask(headers={"x-citadel-deadline-ms": "1200"}, stream=True)
         assert answer.status == 200
         assert json.loads(answer.body.strip().split(b"data: ")[-1])["error"]["code"] == "deadline_exceeded"
 

@@ -296,7 +296,7 @@ async def test_however_a_request_ends_its_place_is_free(limited, upstream, endin
     upstream.script = scripts.get(ending, stalls())
     async with limited({("key", "alice"): Bounds(concurrent_requests=1)}) as gateway:
         async with gateway.caller() as caller:
-            headers = [(b"x-citadel-deadline-ms", b"80")] if ending == "deadline" else []
+            headers = [(b"x-citadel-deadline-ms", b"1000")] if ending == "deadline" else []
             await caller.request(body=PLAIN_STREAM if ending == "broken off" else BODY, headers=headers)
             await upstream.asked()
             if ending != "error":
