@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from performance.figures import chunk_rate, cpu, each, failed, first, first_quickack, p50, p99, rate, share
 from performance.measure import CONNECTIONS, STREAMS, Turn
 from performance.overload import Overload
 from performance.soak import Soak
@@ -23,48 +24,6 @@ type Turns = dict[str, list[Turn]]
 BEGIN, END = "<!-- begin: written by make bench -->", "<!-- end: written by make bench -->"
 
 
-def _each(turns: Sequence[Turn], figure: Callable[[Turn], float | None]) -> list[float | None]:
-    return [None if turn.reason else figure(turn) for turn in turns]
-
-
-def _rate(connections: int) -> Callable[[Turn], float | None]:
-    return lambda turn: turn.points[connections].outcome.requests_per_s
-
-
-def _p50(connections: int) -> Callable[[Turn], float | None]:
-    return lambda turn: turn.points[connections].outcome.p50_ms
-
-
-def _p99(connections: int) -> Callable[[Turn], float | None]:
-    return lambda turn: turn.points[connections].outcome.p99_ms
-
-
-def _cpu(connections: int) -> Callable[[Turn], float | None]:
-    return lambda turn: turn.points[connections].cpu_us
-
-
-def _share(connections: int) -> Callable[[Turn], float | None]:
-    return lambda turn: turn.points[connections].core_share
-
-
-def _first(turn: Turn) -> float | None:
-    return turn.first.first_p50_ms if turn.first else None
-
-
-def _first_quickack(turn: Turn) -> float | None:
-    return turn.first_quickack.first_p50_ms if turn.first_quickack else None
-
-
-def _chunk_rate(turn: Turn) -> float | None:
-    return turn.stream.events / turn.stream.took_s if turn.stream and turn.stream.took_s else None
-
-
-def _failed(turns: Sequence[Turn]) -> int:
-    outcomes = [p.outcome for turn in turns for p in turn.points.values()]
-    outcomes += [o for turn in turns for o in (turn.stream, turn.first, turn.first_quickack) if o is not None]
-    return sum(outcome.failed for outcome in outcomes)
-
-
 def _middle(figure: Spread | None, digits: int = 4) -> float | None:
     return None if figure is None else round(figure.middle, digits)
 
@@ -77,30 +36,30 @@ def as_list(turns: Turns, versions: dict[str, str]) -> list[dict[str, Any]]:
         measured = [turn for turn in own if not turn.reason]
         reason = next((turn.reason.replace(f"{REPO}/", "") for turn in own if turn.reason), None)
         for n in CONNECTIONS:
-            rate = spread(_each(own, _rate(n)))
+            rates = spread(each(own, rate(n)))
             found.append(
                 {
                     "name": name,
                     "connections": n,
-                    "requests_per_s": _middle(rate, 1),
-                    "p50_ms": _middle(spread(_each(own, _p50(n)))),
-                    "p99_ms": _middle(spread(_each(own, _p99(n)))),
-                    "rss_mb": _middle(spread(_each(own, lambda turn: turn.rss_mb)), 1),
+                    "requests_per_s": _middle(rates, 1),
+                    "p50_ms": _middle(spread(each(own, p50(n)))),
+                    "p99_ms": _middle(spread(each(own, p99(n)))),
+                    "rss_mb": _middle(spread(each(own, lambda turn: turn.rss_mb)), 1),
                     "failed": sum(turn.points[n].outcome.failed for turn in measured) if measured else None,
-                    "requests_per_s_range": None if rate is None else [rate.low, rate.high],
-                    "added_p50_ms": _middle(added(_each(own, _p50(n)), _each(direct, _p50(n)))),
-                    "added_p99_ms": _middle(added(_each(own, _p99(n)), _each(direct, _p99(n)))),
-                    "cpu_us_per_request": _middle(spread(_each(own, _cpu(n))), 1),
-                    "core_share": _middle(spread(_each(own, _share(n))), 3),
-                    "cpu_us_per_chunk": _middle(spread(_each(own, lambda turn: turn.cpu_us_per_chunk)), 1),
-                    "first_token_ms": _middle(spread(_each(own, _first))),
-                    "added_first_token_ms": _middle(added(_each(own, _first), _each(direct, _first))),
+                    "requests_per_s_range": None if rates is None else [rates.low, rates.high],
+                    "added_p50_ms": _middle(added(each(own, p50(n)), each(direct, p50(n)))),
+                    "added_p99_ms": _middle(added(each(own, p99(n)), each(direct, p99(n)))),
+                    "cpu_us_per_request": _middle(spread(each(own, cpu(n))), 1),
+                    "core_share": _middle(spread(each(own, share(n))), 3),
+                    "cpu_us_per_chunk": _middle(spread(each(own, lambda turn: turn.cpu_us_per_chunk)), 1),
+                    "first_token_ms": _middle(spread(each(own, first))),
+                    "added_first_token_ms": _middle(added(each(own, first), each(direct, first))),
                     "added_first_token_quickack_ms": _middle(
-                        added(_each(own, _first_quickack), _each(direct, _first_quickack))
+                        added(each(own, first_quickack), each(direct, first_quickack))
                     ),
                     "stream_failed": sum(turn.stream.failed for turn in measured if turn.stream) if measured else None,
-                    "start_s": _middle(spread(_each(own, lambda turn: turn.start_s)), 2),
-                    "citadel_ratio": _middle(ratio(_each(turns["citadel"], _rate(n)), _each(own, _rate(n))), 3),
+                    "start_s": _middle(spread(each(own, lambda turn: turn.start_s)), 2),
+                    "citadel_ratio": _middle(ratio(each(turns["citadel"], rate(n)), each(own, rate(n))), 3),
                     "rounds": len(measured),
                     "measured": bool(measured),
                     "reason": reason,
@@ -130,12 +89,12 @@ def _rows(turns: Turns, cells: Callable[[str, list[Turn]], list[str]]) -> list[l
 def _throughput(turns: Turns) -> str:
     def cells(name: str, own: list[Turn]) -> list[str]:
         return [
-            *(cell(spread(_each(own, _rate(n)))) for n in CONNECTIONS),
-            cell(spread(_each(own, _cpu(16)))),
-            cell(spread(_each(own, _share(16))), 2),
-            cell(spread(_each(own, lambda turn: turn.rss_mb))),
-            cell(spread(_each(own, lambda turn: turn.start_s)), 1),
-            str(_failed(own)),
+            *(cell(spread(each(own, rate(n)))) for n in CONNECTIONS),
+            cell(spread(each(own, cpu(16)))),
+            cell(spread(each(own, share(16))), 2),
+            cell(spread(each(own, lambda turn: turn.rss_mb))),
+            cell(spread(each(own, lambda turn: turn.start_s)), 1),
+            str(failed(own)),
         ]
 
     head = [
@@ -156,9 +115,9 @@ def _latency(turns: Turns) -> str:
     def cells(name: str, own: list[Turn]) -> list[str]:
         figures = []
         for n in CONNECTIONS:
-            for point in (_p50(n), _p99(n)):
-                values = _each(own, point)
-                figures.append(cell(spread(values) if name == "direct" else added(values, _each(direct, point)), 2))
+            for point in (p50(n), p99(n)):
+                values = each(own, point)
+                figures.append(cell(spread(values) if name == "direct" else added(values, each(direct, point)), 2))
         return figures
 
     head = ["", *(f"{p}, {n} conn" for n in CONNECTIONS for p in ("p50", "p99"))]
@@ -169,15 +128,15 @@ def _streams(turns: Turns) -> str:
     direct = turns["direct"]
 
     def cells(name: str, own: list[Turn]) -> list[str]:
-        def first(figure: Callable[[Turn], float | None]) -> str:
-            values = _each(own, figure)
-            return cell(spread(values) if name == "direct" else added(values, _each(direct, figure)), 2)
+        def first_of(figure: Callable[[Turn], float | None]) -> str:
+            values = each(own, figure)
+            return cell(spread(values) if name == "direct" else added(values, each(direct, figure)), 2)
 
         return [
-            cell(spread(_each(own, lambda turn: turn.cpu_us_per_chunk))),
-            cell(spread(_each(own, _chunk_rate))),
-            first(_first),
-            first(_first_quickack),
+            cell(spread(each(own, lambda turn: turn.cpu_us_per_chunk))),
+            cell(spread(each(own, chunk_rate))),
+            first_of(first),
+            first_of(first_quickack),
         ]
 
     head = ["", "CPU µs/chunk", "chunks/s", "first token, ms", "the same, acknowledged at once"]
@@ -190,10 +149,10 @@ def _ratios(turns: Turns) -> str:
 
     def cells(name: str, own: list[Turn]) -> list[str]:
         return [
-            *(cell(ratio(_each(ours, _rate(n)), _each(own, _rate(n))), 2) for n in CONNECTIONS),
-            cell(ratio(_each(ours, _cpu(16)), _each(own, _cpu(16))), 3),
-            cell(ratio(_each(ours, lambda t: t.cpu_us_per_chunk), _each(own, lambda t: t.cpu_us_per_chunk)), 2),
-            cell(ratio(_each(ours, lambda turn: turn.rss_mb), _each(own, lambda turn: turn.rss_mb)), 2),
+            *(cell(ratio(each(ours, rate(n)), each(own, rate(n))), 2) for n in CONNECTIONS),
+            cell(ratio(each(ours, cpu(16)), each(own, cpu(16))), 3),
+            cell(ratio(each(ours, lambda t: t.cpu_us_per_chunk), each(own, lambda t: t.cpu_us_per_chunk)), 2),
+            cell(ratio(each(ours, lambda turn: turn.rss_mb), each(own, lambda turn: turn.rss_mb)), 2),
         ]
 
     head = ["citadel ÷", *(f"req/s, {n} conn" for n in CONNECTIONS), "CPU/request", "CPU/chunk", "RSS"]
@@ -254,9 +213,9 @@ def markdown(
 ) -> str:
     """The whole report. `notes` say where and how the run was."""
     count = len(turns["direct"])
-    share = spread(_each(turns["citadel"], _share(16)))
-    if share is not None and share.middle < QUIET:
-        notes = [*notes, f"**Others used the machine**: our gateway got only {share.middle:.0%} of its core. {BUSY}"]
+    got = spread(each(turns["citadel"], share(16)))
+    if got is not None and got.middle < QUIET:
+        notes = [*notes, f"**Others used the machine**: our gateway got only {got.middle:.0%} of its core. {BUSY}"]
     parts = ["\n".join(f"- {note}" for note in notes)]
     parts.append("One round." if count == 1 else f"Medians over {count} interleaved rounds, ranges in brackets.")
     if targets:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from performance.figures import each, failed, p50, rate
 from performance.measure import CONNECTIONS, Turn
 from performance.overload import Overload
 from performance.soak import Soak
@@ -62,22 +63,19 @@ def targets(turns: Turns, soak: Soak | None, over: Overload | None, *, shared: b
 def _peers(turns: Turns) -> Iterator[Target]:
     for name, (times, kind) in TIMES.items():
         for n in CONNECTIONS if name in turns else ():
-            rate = _figure(lambda turn, n=n: turn.points[n].outcome.requests_per_s)
-            found = ratio(rate(turns["citadel"]), rate(turns[name]))
+            found = ratio(each(turns["citadel"], rate(n)), each(turns[name], rate(n)))
             what = f"requests a second at {n}, of {name}'s"
             yield Target(what, f"at least {times:g}", cell(found, 2), _met(found, lambda v, t=times: v >= t), kind)
 
 
 def _own(turns: Turns) -> Iterator[Target]:
-    p50 = _figure(lambda turn: turn.points[1].outcome.p50_ms)
-    found = added(p50(turns["citadel"]), p50(turns["direct"]))
+    ours = turns["citadel"]
+    found = added(each(ours, p50(1)), each(turns["direct"], p50(1)))
     yield _most("added p50 at 1 connection, ms", ADDED_P50_MS, found)
-    yield _most(
-        "CPU a streamed chunk, µs", CPU_US_PER_CHUNK, spread(_figure(lambda t: t.cpu_us_per_chunk)(turns["citadel"])), 0
-    )
-    outcomes = [point.outcome for turn in turns["citadel"] for point in turn.points.values()]
-    outcomes += [o for turn in turns["citadel"] for o in (turn.stream, turn.first, turn.first_quickack) if o]
-    yield _none("failed requests", [outcome.failed for outcome in outcomes])
+    per_chunk = spread(each(ours, lambda turn: turn.cpu_us_per_chunk))
+    yield _most("CPU a streamed chunk, µs", CPU_US_PER_CHUNK, per_chunk, 0)
+    measured = [turn for turn in ours if not turn.reason]
+    yield _none("failed requests", [failed(measured)] if measured else [])
 
 
 def _soak(soak: Soak) -> Iterator[Target]:
@@ -95,10 +93,6 @@ def _overload(over: Overload) -> Iterator[Target]:
     yield _most("p99 at four times the capacity, of the unloaded one", OVERLOAD_P99, times)
     yield _none("refused without Retry-After", [over.refused - over.refused_with_retry_after])
     yield _none("failures that are no refusal", [sum(over.other_failures.values())])
-
-
-def _figure(of: Callable[[Turn], float | None]) -> Callable[[Sequence[Turn]], list[float | None]]:
-    return lambda own: [None if turn.reason else of(turn) for turn in own]
 
 
 def _met(found: Spread | None, holds: Callable[[float], bool]) -> bool | None:
