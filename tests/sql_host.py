@@ -1,7 +1,5 @@
 """The lab's SQL host, for tests and benchmarks: databases of their own there, and how they wait."""
 
-import json
-import os
 import subprocess
 import time
 from pathlib import Path
@@ -22,11 +20,6 @@ def on_the_host(*words):
     if done.returncode:
         raise RuntimeError(f"{SQL_HOST}: {' '.join(words)}: {(done.stdout + done.stderr).strip()}")
     return done.stdout
-
-
-def known_credentials():
-    """By fact, what the running lab's hosts have; for what runs inside `bin/lab run`."""
-    return json.loads((Path(os.environ["LAB_DIR"]) / "credentials.json").read_text())
 
 
 def place(url, database=None):

@@ -21,6 +21,7 @@ REPO = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(REPO / "src"), str(REPO / "tests/unit"), str(REPO / "tests/integration"), str(REPO / "tests")]
 
 from console.pages import browser, opened  # noqa: E402
+from running_lab import known_credentials  # noqa: E402
 from sites import migrated_database  # noqa: E402
 
 from callers import BODY  # noqa: E402
@@ -77,7 +78,7 @@ async def traffic(gateway, key, models, rng):
 
 async def main():
     """All pictures."""
-    credentials = json.loads((Path(os.environ["LAB_DIR"]) / "credentials.json").read_text())
+    credentials = known_credentials()
     plan = yaml.safe_load((REPO / "group_vars/llm_servers/models.yml").read_text())["citadel_models"]
     rng = random.Random(7)
     FOLDER.mkdir(exist_ok=True)

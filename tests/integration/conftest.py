@@ -14,8 +14,9 @@ import psycopg
 import pytest
 import pytest_asyncio
 from anyio.from_thread import start_blocking_portal
+from running_lab import known_credentials
 from sites import migrated_database
-from sql_host import create_database, drop_database, known_credentials, place
+from sql_host import create_database, drop_database, place
 
 from citadel_llm.integration.database.connection import connected
 from citadel_llm.integration.database.target import Target

@@ -86,7 +86,7 @@ def names(text):
 
 
 def missing(metrics, wanted):
-    """Names without a sample in the last half hour: a ratio of the last minute is gone a minute after the last request."""
+    """Names without a sample in the last half hour: a minute without requests ends those of the last minute."""
     return sorted(
         name
         for name in wanted - RARE - NOT_HERE

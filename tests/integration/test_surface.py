@@ -5,7 +5,6 @@ Run inside the lab, after the site was played: `bin/lab run pytest tests/integra
 
 import json
 import math
-import os
 import urllib.request
 from pathlib import Path
 
@@ -23,37 +22,18 @@ TALK = [{"role": "user", "content": "What is a citadel?"}]
 
 
 @pytest.fixture(scope="module")
-def access():
-    return json.loads((Path(os.environ["LAB_DIR"]) / "credentials.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def client(access):
-    return openai.OpenAI(base_url=f"{access['gateway_url']}/v1", api_key=access["admin_key"], timeout=60, max_retries=0)
-
-
-@pytest.fixture(scope="module")
-def kinds(client):
-    """{kind: [model]}"""
-    found = {"generate": [], "embedding": []}
-    for model in client.models.list():
-        found[model.kind].append(model.id)
-    return found
-
-
-@pytest.fixture(scope="module")
 def model(kinds):
     return kinds["generate"][-1]
 
 
 @pytest.fixture(scope="module")
-def post(access):
+def post(credentials):
     """`post(path, body)`: status and JSON of an endpoint that the official client has not."""
 
     def posted(path, body, header="authorization"):
-        key = access["admin_key"]
+        key = credentials["admin_key"]
         headers = {"content-type": "application/json", header: key if header == "x-api-key" else f"Bearer {key}"}
-        request = urllib.request.Request(access["gateway_url"] + path, json.dumps(body).encode(), headers)
+        request = urllib.request.Request(credentials["gateway_url"] + path, json.dumps(body).encode(), headers)
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:
                 return answer.status, answer.read()
@@ -307,11 +287,11 @@ def test_log_probabilities_come_with_each_token(client, model):
 
 
 @pytest.fixture(scope="module")
-def engine_of(access):
+def engine_of(credentials):
     """`engine_of(model)`: the model's engine, as its evaluation asks it."""
-    with urllib.request.urlopen(f"{access['gateway_url']}/health", timeout=10) as answer:
+    with urllib.request.urlopen(f"{credentials['gateway_url']}/health", timeout=10) as answer:
         models = json.loads(answer.read())["models"]
-    host = access["gateway_url"].split("/")[2].split(":")[0]
+    host = credentials["gateway_url"].split("/")[2].split(":")[0]
 
     def made(model):
         address = models[model]["engines"][0]["address"].replace("127.0.0.1", host)
@@ -351,13 +331,13 @@ def test_a_model_is_evaluated_on_the_host_by_its_likelihoods(on_host, model, eng
     assert (found["questions"], found["correct"], found["error"]) == (2, right, None)
 
 
-def test_what_an_answer_cost_is_in_the_audit_log_and_in_the_usage(client, access, model):
+def test_what_an_answer_cost_is_in_the_audit_log_and_in_the_usage(client, credentials, model):
     """A real answer's tokens, at this site's prices."""
     raw = client.completions.with_raw_response.create(model=model, prompt="Once", max_tokens=8, extra_headers=FRESH)
 
     def told(path):
-        request = urllib.request.Request(access["gateway_url"] + path)
-        request.add_header("authorization", f"Bearer {access['admin_key']}")
+        request = urllib.request.Request(credentials["gateway_url"] + path)
+        request.add_header("authorization", f"Bearer {credentials['admin_key']}")
         with urllib.request.urlopen(request, timeout=10) as answer:
             return json.loads(answer.read())
 

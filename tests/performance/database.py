@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 import sql_host
+from running_lab import known_credentials
 
 from performance.procs import NotStarted
 from performance.subjects import DATABASE, KEY, OTHERS, REPO
@@ -31,7 +32,7 @@ def prepare(folder: Path, journal: Path) -> None:
     """
     if "LAB_DIR" not in os.environ:
         raise NotStarted("--database needs the running lab: bin/lab up hx-sql-server-01, then bin/lab run bin/bench …")
-    known = sql_host.known_credentials()
+    known = known_credentials()
     try:
         sql_host.drop_database(_NAME)
         sql_host.create_database(_NAME)

@@ -21,6 +21,7 @@ from typing import Any
 
 import openai
 from files_site import memory_of
+from running_lab import known_credentials
 from sessions_site import opened
 
 from engine_embeddings import Embeds
@@ -163,7 +164,7 @@ def main(words: list[str]) -> int:
     given = parser.parse_args(words)
     if "LAB_DIR" not in os.environ:
         parser.error("this needs the running lab: bin/lab run bin/bench-ingestion")
-    credentials = json.loads((Path(os.environ["LAB_DIR"]) / "credentials.json").read_text())
+    credentials = known_credentials()
     found = asyncio.run(run(credentials, given.embedding))
     out = Path(__file__).resolve().parents[2] / "build/bench"
     out.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy
 import yaml
+from running_lab import known_credentials
 
 from citadel_llm.integration.vector.build import build_vector
 from citadel_llm.integration.vector.client import VectorClient
@@ -160,7 +161,7 @@ def main(words: list[str]) -> int:
     options = parser.parse_args(words)
     if "LAB_DIR" not in os.environ:
         parser.error("run it inside the lab: bin/lab run bin/bench-vector")
-    lab = json.loads((Path(os.environ["LAB_DIR"]) / "credentials.json").read_text())
+    lab = known_credentials()
     folder = REPO / "build/bench"
     folder.mkdir(parents=True, exist_ok=True)
     key_file = folder / "vector-key.json"

@@ -107,6 +107,7 @@ def test_every_rule_of_ours_is_evaluated_without_an_error(ask, watched):
         assert [(rule["name"], rule.get("lastError")) for rule in found["rules"] if rule["health"] == "err"] == []
 
 
+@pytest.mark.thorough
 def test_every_rule_fires_and_does_not_by_prometheus_own_tests(peer, watched):
     """Each rule's two cases, by the metrics server's own promtool."""
     folder = peer.check_output("mktemp -d /tmp/citadel-rules.XXXXXX")
