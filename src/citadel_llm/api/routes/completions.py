@@ -99,7 +99,7 @@ class Completions:
         state = self._state
         call.exchange = exchange = self._begun(request_id, call.headers, traced=traced)
         # What is answered is written down before its last bytes go out, so that no answer is ever without its record.
-        call.before_end = partial(self._finish, exchange, call)
+        call.before_end = partial(self._settle, exchange, call)
         state.sweeper.active.add(exchange)
         error: Exception | None = None
         try:
@@ -133,7 +133,8 @@ class Completions:
                     await self._fail(exchange, error, call)
             finally:
                 if not exchange.finished:
-                    self._finish(exchange, call)
+                    self._settle(exchange, call)
+                self._tell(exchange, call)
 
     def _begun(self, request_id: str | None, headers: Headers, *, traced: bool) -> Exchange:
         exchange = Exchange.begin(request_id, self._state.config.timeouts)
@@ -334,26 +335,35 @@ class Completions:
             500, "internal_error", "Something went wrong inside the gateway; its log names this request_id."
         )
 
-    def _finish(self, exchange: Exchange, call: Call) -> None:
-        """Count it and write it down, once."""
+    def _settle(self, exchange: Exchange, call: Call) -> None:
+        """Once, before the answer's end: what it used, and the audit log's record."""
         if exchange.finished:
             return
         exchange.finished = True
         call.before_end = None  # it holds the call: both would wait for the garbage collector
-        state, error = self._state, exchange.error
-        duration = monotonic() - exchange.began
+        state, principal = self._state, exchange.principal
+        exchange.took = duration = monotonic() - exchange.began
         status = exchange.status or 499
-        principal = exchange.principal
-        group = "none" if principal is None else principal.group
-        self._count_answer(self._path, exchange.model, status, duration, group)
         told, completion_tokens = exchange.prompt_tokens, exchange.completion_tokens
         if told is None:
             state.limiter.settle(exchange, _estimated(exchange, status))
-        elif completion_tokens is None:
-            state.limiter.settle(exchange, told)
         else:
-            state.limiter.settle(exchange, told + completion_tokens)
-            self._count_tokens(exchange.model, told, completion_tokens)
+            state.limiter.settle(exchange, told if completion_tokens is None else told + completion_tokens)
+        if state.audit is not None and principal is not None:
+            state.audit.request(self._action, exchange, principal, call.client, status, duration)
+
+    def _tell(self, exchange: Exchange, call: Call) -> None:
+        """Once, after the answer's end, for which nobody need wait: metrics, trace, log."""
+        state, error, principal, duration = self._state, exchange.error, exchange.principal, exchange.took
+        status = exchange.status or 499
+        self._count_answer(
+            self._path, exchange.model, status, duration, "none" if principal is None else principal.group
+        )
+        prompt_tokens, completion_tokens = exchange.prompt_tokens, exchange.completion_tokens
+        if exchange.tokens_estimated:
+            prompt_tokens = completion_tokens = None
+        if prompt_tokens is not None and completion_tokens is not None:
+            self._count_tokens(exchange.model, prompt_tokens, completion_tokens)
         ttft_ms: float | None = None
         if exchange.first_token_at and exchange.stream:
             ttft = exchange.first_token_at - exchange.began
@@ -363,9 +373,6 @@ class Completions:
                 state.metrics.pace(exchange.model, (duration - ttft) / (completion_tokens - 1))
         if state.tracer is not None:
             state.tracer.end(self._path, exchange, status, duration)
-        audit = state.audit
-        if audit is not None and principal is not None:
-            audit.request(self._action, exchange, principal, call.client, status, duration)
         state.log.access(
             Access(
                 time_ns() // 1000 / 1e6,

@@ -173,10 +173,10 @@ class Forwarder:
                     if whole:
                         now = monotonic()
                         note_usage(exchange, piece)
-                        if exchange.completion_tokens:
-                            model.latency.answered(now - exchange.sent_at, exchange.completion_tokens)
                         exchange.phase, exchange.deadline = Phase.CALLER, now + self._timeouts.chunk_s
                         await reply.whole(status, out, piece)
+                        if exchange.completion_tokens:
+                            model.latency.answered(now - exchange.sent_at, exchange.completion_tokens)
                     else:
                         await self._stream(exchange, model, connection, status, out, piece, reply)
                     return
