@@ -1,6 +1,7 @@
 """The way of hot requests through the server: in turn, within bounds, and over as soon as their caller is gone."""
 
 import asyncio
+import gc
 import time
 
 import pytest
@@ -9,7 +10,9 @@ from uvicorn.server import ServerState
 
 from callers import BODY, CHAT_PATH, KEY, STREAM_BODY
 from citadel_llm.api.call import CallerGone, TooLarge
+from citadel_llm.api.middleware.exchange import Exchange
 from citadel_llm.api.protocol import bounded_protocol
+from citadel_llm.api.upstream.connection import Connection
 from upstreams import CHAT, EVENTS, STREAM_HEAD, answers, chunk, hung_up, in_turn, says_and_stalls, stalls
 from waiting import in_time, until
 
@@ -68,6 +71,27 @@ async def test_who_hangs_up_with_requests_sent_ahead_stops_the_engine(gateway, u
         await hung_up(upstream, within_s=1)
     assert (await gateway.logged("access", request_id="r-1"))["status"] == 499
     assert len(upstream.calls) == 1
+
+
+async def test_nothing_of_callers_that_hung_up_waits_for_the_garbage_collector(gateway, upstream):
+    """A full collection comes once in hundreds of thousands of requests, and stops everybody meanwhile."""
+    upstream.script = says_and_stalls(STREAM_HEAD, chunk(EVENTS[0]))
+
+    def left():
+        found = gc.get_objects()
+        return any(type(one) is Exchange or (type(one) is Connection and one.closed) for one in found)
+
+    gc.collect()
+    gc.disable()
+    try:
+        for number in range(3):
+            async with gateway.caller() as caller:
+                await caller.send(request(number, body=STREAM_BODY))
+                await caller.head()
+        await until(lambda: not left())
+    finally:
+        gc.enable()
+    assert len(upstream.calls) == 3
 
 
 async def test_nonsense_behind_requests_sent_ahead_never_gets_into_the_answer_under_way(gateway, upstream):

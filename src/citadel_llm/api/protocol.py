@@ -294,6 +294,8 @@ class _Protocol(HttpToolsProtocol):
             self.cycle = None
         self.pipeline.clear()
         super().connection_lost(exc)
+        # They lead back here: left alone, all of it would wait for the garbage collector.
+        self._current = self.cycle = None  # type: ignore[assignment] # as uvicorn has it
 
     def data_received(self, data: bytes) -> None:
         """Called by the loop. Headers that come in one piece, as almost all do, cost no timer."""

@@ -259,6 +259,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the loop."""
         self.closed = True
+        del self._parser  # it leads back here: both would wait for the garbage collector
         if self._has_head and not self._by_length and not self._complete and exc is None and self.busy:
             self._complete = True  # an answer without a length ends with its connection
             if self._waiter is not None and not self._waiter.done():
