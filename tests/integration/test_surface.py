@@ -9,6 +9,7 @@ import urllib.request
 from pathlib import Path
 
 import openai
+import psycopg
 import pytest
 from integration.metrics import wait_for
 
@@ -287,17 +288,20 @@ def test_log_probabilities_come_with_each_token(client, model):
 
 
 @pytest.fixture(scope="module")
-def engine_of(credentials):
-    """`engine_of(model)`: the model's engine, as its evaluation asks it."""
+def engine_urls(credentials):
+    """{model: its engine's address, as it is reached from here}"""
     with urllib.request.urlopen(f"{credentials['gateway_url']}/health", timeout=10) as answer:
         models = json.loads(answer.read())["models"]
     host = credentials["gateway_url"].split("/")[2].split(":")[0]
+    return {
+        name: f"http://{model['engines'][0]['address'].replace('127.0.0.1', host)}" for name, model in models.items()
+    }
 
-    def made(model):
-        address = models[model]["engines"][0]["address"].replace("127.0.0.1", host)
-        return Engine(f"http://{address}", model)
 
-    return made
+@pytest.fixture(scope="module")
+def engine_of(engine_urls):
+    """`engine_of(model)`: the model's engine, as its evaluation asks it."""
+    return lambda model: Engine(engine_urls[model], model)
 
 
 @pytest.mark.parametrize("continuation", [" Rome", " a walled place above a town, 2 miles long", "\n\u00fc\u6f22", ""])
@@ -329,6 +333,21 @@ def test_a_model_is_evaluated_on_the_host_by_its_likelihoods(on_host, model, eng
     found = json.loads(on_host("sh", "-c", script, "sh", few, model))[model]
     right = sum(choose(engine_of(model), one) == one.right for one in every)
     assert (found["questions"], found["correct"], found["error"]) == (2, right, None)
+
+
+def test_the_database_knows_what_serves_each_model(credentials, engine_urls, on_host):
+    wanted = []
+    for name, url in sorted(engine_urls.items()):
+        with urllib.request.urlopen(f"{url}/version", timeout=10) as answer:
+            version = json.loads(answer.read())["version"]
+        weights = on_host("readlink", "-f", f"/opt/citadel/models/{name}/current").strip().rsplit("/", 1)[-1]
+        wanted.append((name, "hx-llm-server-01", weights, version))
+    with psycopg.connect(credentials["database_gateway_url"]) as connection:
+        rows = connection.execute(
+            "select m.name, d.host, d.weights_version, d.engine_version from llm.models m "
+            "join llm.deployments d on d.model = m.name and d.retired_at is null where m.retired_at is null order by 1"
+        ).fetchall()
+    assert rows == wanted
 
 
 def test_what_an_answer_cost_is_in_the_audit_log_and_in_the_usage(client, credentials, model):

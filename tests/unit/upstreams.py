@@ -101,6 +101,8 @@ class Upstream:
     def __init__(self, script=None):
         self.script = script or answers(CHAT)
         self.health = 200  # the status for GET /health; None never answers
+        # What it says of itself: the path of its weights, by its model's name; its engine's version.
+        self.weights, self.version = {"phi3": "/models/phi3/current"}, "0.32.0"
         self.calls = []
         self.probes = 0
         self.hang_ups = 0
@@ -175,10 +177,20 @@ class Upstream:
                 return False
             writer.write(b"HTTP/1.1 %d X\r\ncontent-length: 0\r\n\r\n" % self.health)
             return True
+        if (said := self._says(head[0])) is not None:
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(said), said))
+            return True
         call = Call(self, reader, writer, head[0], headers, body)
         self.calls.append(call)
         await self.script(call)
         return not call.ended
+
+    def _says(self, line):
+        if line.startswith("GET /version "):
+            return json.dumps({"version": self.version}).encode()
+        if line.startswith("GET /v1/models "):
+            return json.dumps({"data": [{"id": name, "root": root} for name, root in self.weights.items()]}).encode()
+        return None
 
 
 # -- scripts ----------------------------------------------------------------------------------------------------

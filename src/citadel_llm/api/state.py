@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ from citadel_llm.api.upstream.drains import Drains
 from citadel_llm.api.upstream.engine import Engine
 from citadel_llm.api.upstream.model import ServedModel, build_models
 from citadel_llm.api.upstream.prober import Prober
+from citadel_llm.api.upstream.registrar import Registrar
 from citadel_llm.integration.cache.build import build_cache, build_flights
 from citadel_llm.integration.database.build import build_database
 from citadel_llm.integration.metrics import Metrics
@@ -69,6 +71,18 @@ class GatewayState:
         self.flights = build_flights(config.cache)
         self.vector = build_vector(config.vector, metrics.vector, self._vector_changed)
         self.database = build_database(config.database, self._database_changed, metrics.database)
+        self.registrar = (
+            Registrar(
+                self.models,
+                self.database,
+                log.event,
+                host=socket.gethostname(),
+                release=version,
+                timeout_s=config.probe.timeout_s,
+            )
+            if self.database is not None
+            else None
+        )
         self.limiter = Limiter(
             Table(config.limits.table_file),
             config.limits,
@@ -128,6 +142,8 @@ class GatewayState:
         if self.database is not None:
             await self.database.start()
             await self.identity.start()
+        if self.registrar is not None:
+            self.registrar.start()
         if self.audit is not None:
             self.audit.start()
         await self.prober.start()
@@ -144,6 +160,8 @@ class GatewayState:
             await self.semantic.stop()
         self.sweeper.stop()
         await self.prober.stop()
+        if self.registrar is not None:
+            await self.registrar.stop()
         await self.identity.stop()
         if self.cache is not None:
             await self.cache.redis.stop()
@@ -231,6 +249,8 @@ class GatewayState:
     def _database_changed(self, up: bool, reason: str) -> None:
         if up:
             self.identity.wake()
+            if self.registrar is not None:
+                self.registrar.wake()
         self.metrics.database_up.set(int(up))
         self.log.event("info" if up else "warning", "database_state", up=up, error=reason or None)
 
@@ -252,6 +272,8 @@ class GatewayState:
 
     def _engine_changed(self, model: ServedModel, engine: Engine) -> None:
         model.refresh()
+        if engine.available and self.registrar is not None:
+            self.registrar.wake()
         self.metrics.engine_up.labels(model.name, engine.url).set(int(engine.available))
         self.log.event(
             "info" if engine.available else "warning",

@@ -424,6 +424,8 @@ class Model(_Section, frozen=True, kw_only=True):
     kind: Literal["generate", "embedding"] = "generate"
     display_name: str = ""
     owned_by: str = "citadel"
+    repository: str = ""  # where its weights come from, and which commit of it
+    revision: str = ""
     max_tokens: Count | None = None  # the context, in tokens
     concurrency: Count | None = None  # requests at once from this instance
     policy: Policy = "least_outstanding"
