@@ -359,6 +359,19 @@ def test_drift_is_found_and_named(engine, ask, statement, found):
     assert any(found in line for line in differences(engine)), differences(engine)
 
 
+def test_an_upgrade_that_finds_drift_names_it_and_fails(engine, ask, target):
+    migrate.upgrade(engine, GATEWAY)
+    ask("alter table llm.users add column x text")
+    place = target()
+    said = subprocess.run(
+        ["citadel", "database", "upgrade", "--credentials", "-", "--runtime-user", GATEWAY, "--json"],
+        input=json.dumps({name: getattr(place, name) for name in Target.__dataclass_fields__}),
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert said.returncode == 1, said.stderr
+    assert json.loads(said.stdout)["drift"] == ["unknown: column users.x text"]
+
+
 def test_what_the_role_may_is_mended_by_the_next_upgrade(engine, ask):
     migrate.upgrade(engine, GATEWAY)
     ask("grant delete, truncate on llm.audit_log to citadel_gateway")

@@ -122,6 +122,9 @@ def test_the_sql_host_answers_for_each_user_through_pgpool() -> None:
         assert said.split("|")[1:] == ["citadel_ai", "127.0.0.1"], "PostgreSQL sees Pgpool-II, not the caller"
     assert query(facts["database_url"], "show server_version").startswith("17.")
     assert query(facts["database_url"], "show password_encryption") == "scram-sha-256"
+    ask = ["psql", "-qAtX", "-c", "select type, auth_method from pg_hba_file_rules"]
+    rules = lab("exec", HOST, "runuser", "-u", "postgres", "--", *ask)
+    assert set(re.findall(r"^(host\w*)\|(\S*)$", rules, re.M)) == {("host", "scram-sha-256")}, rules
     with pytest.raises(AssertionError, match="authentication failed"):
         query(facts["database_url"].replace("@", "x@"), "select 1")
 

@@ -4,15 +4,17 @@ import functools
 import json
 import os
 import re
+import secrets
 import ssl
 import subprocess
 from pathlib import Path
 
 import httpx2
 import pytest
+import yaml
 
 REPO = Path(__file__).resolve().parents[3]
-HOST = "hx-llm-server-01"
+HOST, SQL_HOST = "hx-llm-server-01", "hx-sql-server-01"
 NAMES = ["mixtral", "hermes", "openchat", "phi3"]
 ROLES = re.findall(r"role: (\w+)", (REPO / "playbooks/site.yml").read_text())
 GATEWAY = [f"citadel-gateway@{number}.service" for number in (1, 2)]
@@ -101,22 +103,61 @@ def test_a_new_release_fails_no_request_and_cuts_no_stream(play, source, traffic
     assert play("--tags", "gateway").code == 0
 
 
-def test_secrets_are_read_out_of_a_vault(play, tmp_path, main_pids):
-    """The lab's own secrets, locked as a site's are: the same keys, so that nothing changes."""
+@pytest.fixture
+def other_password(play):
+    """What the database now takes from the gateway's user, and nothing else; as before at the end, at the site too."""
+    accounts, other = "/etc/citadel-lab/sql.json", secrets.token_urlsafe(24)
+
+    def on_sql(script, said=""):
+        command = [str(REPO / "bin/lab"), "exec", SQL_HOST, "sh", "-c", script]
+        done = subprocess.run(command, input=said, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def give(passwords):  # Pgpool-II ends every connection meanwhile: whoever comes back needs the new one
+        restart = "systemctl restart citadel-lab-sql.service pgpool2.service"
+        on_sql(f"cat >{accounts} && {restart}", json.dumps(passwords))
+
+    before = json.loads(on_sql(f"cat {accounts}"))
+    try:
+        give({**before, "citadel_gateway": other})
+        yield other
+    finally:
+        give(before)
+        back = play("--tags", "database,gateway")
+    assert back.code == 0, back.text
+
+
+def test_another_password_of_the_database_out_of_a_vault_is_taken_by_every_instance_and_nobody_notices(
+    play, tmp_path, traffic, main_pids, credentials, other_password
+):
+    """The lab's own secrets but for it, locked as a site's are."""
     before = main_pids()
     vault, password = tmp_path / "secrets.yml", tmp_path / "password"
-    vault.write_bytes((Path(os.environ["LAB_DIR"]) / "secrets.yml").read_bytes())
+    known = yaml.safe_load((Path(os.environ["LAB_DIR"]) / "secrets.yml").read_text())
+    vault.write_text(yaml.safe_dump({**known, "vault_database_gateway_password": other_password}))
     password.write_text("of this test alone")
     locked = subprocess.run(["ansible-vault", "encrypt", "--vault-password-file", password, vault], check=False)
     assert locked.returncode == 0
     assert vault.read_text().startswith("$ANSIBLE_VAULT")
-    played = play("--tags", "gateway", "-e", f"citadel_secrets_file={vault}", "--vault-password-file", str(password))
-    assert (played.code, played.changed) == (0, {HOST: 0}), played.text
-    assert main_pids() == before
-
     closed = play("--tags", "gateway", "-e", f"citadel_secrets_file={vault}")
     assert closed.code != 0
     assert main_pids() == before
+
+    opened = ("-e", f"citadel_secrets_file={vault}", "--vault-password-file", str(password))
+    with traffic() as outcomes:
+        played = play("--tags", "database,gateway", *opened)
+    assert played.code == 0, played.text
+    after = main_pids()
+    assert {unit for unit in before if before[unit] != after[unit]} == set(GATEWAY)
+    assert len(outcomes) > 10
+    assert set(outcomes) == {"whole"}
+    for _ in range(8):  # every instance has connections again
+        answer = httpx2.get(
+            f"{credentials['gateway_url']}/admin/v1/users",
+            headers={"authorization": f"Bearer {credentials['admin_key']}"},
+        )
+        assert answer.status_code == 200, answer.text
 
 
 def test_a_site_may_bring_its_own_certificate(play, tmp_path, credentials):

@@ -10,6 +10,8 @@ import os
 import re
 import secrets
 import subprocess
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
@@ -22,6 +24,7 @@ REPO = Path(__file__).resolve().parents[3]
 LLM_HOST, SQL_HOST = "hx-llm-server-01", "hx-sql-server-01"
 SEARCH = Path(__file__).with_name("secrets_search.py").read_text()
 OWN_SECRETS = "/opt/citadel/config/secrets"
+ADMIN_KEY = "/root/.citadel-admin-key"
 RANDOM = re.compile(r"(?=.*\d)[#>]?[\w+/=-]{20,}")
 TABLES = """
 select relname from pg_class
@@ -68,10 +71,10 @@ def known():
 
 @pytest.fixture(scope="module")
 def changed(tmp_path_factory):
-    """The site's secrets with other keys and another password of the gateway's, and the file that they are in."""
+    """The site's secrets with other keys, none of an admin, and another password of the gateway's; their file too."""
     other = yaml.safe_load((Path(os.environ["LAB_DIR"]) / "secrets.yml").read_text())
     for entry in other["vault_gateway_api_keys"]:
-        entry["key"] = f"sk-{secrets.token_urlsafe(32)}"
+        entry |= {"name": f"changed-{entry['name']}", "role": "developer", "key": f"sk-{secrets.token_urlsafe(32)}"}
     for name, value in other.items():
         if isinstance(value, str) and name != "vault_database_password":
             other[name] = secrets.token_urlsafe(32)
@@ -83,12 +86,15 @@ def changed(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def planted(credentials):
-    """What callers say that is nobody else's business, after it was said in every way there is."""
-    made = {name: f"planted-{name}-{secrets.token_hex(12)}" for name in ("prompt", "key", "password", "query", "body")}
+    """What callers say, and are told, that is nobody else's business, after it was said in every way there is."""
+    names = ("prompt", "key", "password", "first password", "own password", "query", "body")
+    made = {name: f"planted-{name.replace(' ', '-')}-{secrets.token_hex(12)}" for name in names}
+    made["short password"] = f"#{secrets.token_urlsafe(7)}"
     url, key = credentials["gateway_url"], credentials["admin_key"]
-    basic = base64.b64encode(f"somebody:{made['password']}".encode()).decode()
+    made["login"] = basic = base64.b64encode(f"somebody:{made['password']}".encode()).decode()
     question = {"model": "phi3", "max_tokens": 4, "messages": [{"role": "user", "content": made["prompt"]}]}
     with httpx2.Client(base_url=url, timeout=60, headers={"authorization": f"Bearer {key}"}) as client:
+        made |= _accepted(client, made, question)
         for path, body in (
             ("/v1/chat/completions", question),
             ("/v1/chat/completions", {**question, "stream": True}),
@@ -108,6 +114,30 @@ def planted(credentials):
     return made
 
 
+def _accepted(client, made, question):
+    """What lets somebody in, made and used: a key, the one in its place, a password, another one in its place."""
+    user = f"planted-{secrets.token_hex(4)}"
+
+    def admin(method, path, body, status):
+        answer = client.request(method, f"/admin/v1{path}", json=body)
+        assert answer.status_code == status, answer.text
+        return answer.json() if answer.content else {}
+
+    new = {"name": user, "roles": ["developer"]}
+    admin("POST", "/users", {**new, "password": made["short password"]}, 400)
+    admin("POST", "/users", {**new, "password": made["first password"]}, 201)
+    admin("PUT", f"/users/{user}/password", {"password": made["short password"]}, 400)
+    admin("PUT", f"/users/{user}/password", {"password": made["own password"]}, 204)
+    first = admin("POST", "/keys", {"name": "planted", "user": user}, 201)
+    second = admin("POST", f"/keys/{first['id']}/rotate", {}, 201)
+    login = base64.b64encode(f"{user}:{made['own password']}".encode()).decode()
+    for authorization in (f"Bearer {first['key']}", f"Bearer {second['key']}", f"Basic {login}"):
+        answer = client.post("/v1/chat/completions", json=question, headers={"authorization": authorization})
+        assert answer.status_code == 200, answer.text
+    admin("PATCH", f"/users/{user}", {"disabled": True}, 200)
+    return {"first key": first["key"], "second key": second["key"], "own login": login}
+
+
 @contextlib.contextmanager
 def watched(wanted):
     """What is found in the host's processes meanwhile."""
@@ -125,23 +155,36 @@ def watched(wanted):
         seen.extend(json.loads(process.communicate(timeout=60)[0]))
 
 
+@dataclass(frozen=True)
+class Plays:
+    """What was said by which play, what was seen in the processes meanwhile, and which key was made for an admin."""
+
+    said: dict[str, str]
+    processes: list[list[str]]
+    admin: dict[str, object]
+
+
 @pytest.fixture(scope="module")
-def plays(play, known, changed):
-    """What plays say that change every secret, most loudly, with one that fails among them; then all is as it was."""
+def plays(play, known, changed, credentials):
+    """Plays that change every secret, most loudly, with one that fails among them; then all is as it was."""
     with watched({**known, **changed[1]}) as seen:
-        said = {name: done.text for name, done in _played(play, changed).items()}
-    return {**said, "the processes meanwhile": seen}
+        said, admin = _played(play, changed, credentials)
+    return Plays({name: done.text for name, done in said.items()}, seen, admin)
 
 
-def _played(play, changed):
+def _played(play, changed, credentials):
     path, _ = changed
     loud = ("--diff", "-vvv", "-e", f"citadel_secrets_file={path}")
-    said = {}
+    said, admin = {}, {}
     try:
         said["a dry run"] = play("--check", "--tags", "cache,database,gateway", *loud)
         said["changed keys"] = play("--tags", "gateway", *loud)
+        admin = _first_admin(credentials)
     finally:
         said["changed back"] = play("--diff", "-vvv", "--tags", "cache,database,gateway")
+        admin["afterwards"] = lab(LLM_HOST, "sh", "-c", f"cat {ADMIN_KEY}; rm -f {ADMIN_KEY}").strip()
+        with psycopg.connect(credentials["database_url"], autocommit=True) as connection:
+            connection.execute("update llm.api_keys set revoked_at = now() where name = 'first' and origin = 'api'")
     wrong = path.with_name("wrong.yml")
     wrong.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "vault_database_password": "w" + "rong" * 8}))
     said["a wrong password"] = play("--check", "--diff", "-vvv", "--tags", "database", "-e",
@@ -149,13 +192,26 @@ def _played(play, changed):
     said["a backup"] = play("--diff", "-vvv", playbook="backup")
     assert [said[name].code for name in ("changed keys", "changed back", "a backup")] == [0, 0, 0]
     assert said["a wrong password"].code != 0
-    return said
+    return said, admin
+
+
+def _first_admin(credentials):
+    """The key that a play made where no admin was declared: what it is, whose, and whether the gateway takes it."""
+    owner, key = lab(LLM_HOST, "sh", "-c", f"stat -c '%U:%G %a' {ADMIN_KEY}; cat {ADMIN_KEY}").splitlines()
+    deadline = time.monotonic() + 30  # an instance looks now and then who there is
+    while True:
+        answer = httpx2.get(
+            f"{credentials['gateway_url']}/admin/v1/users", headers={"authorization": f"Bearer {key}"}, timeout=30
+        )
+        if answer.status_code == 200 or time.monotonic() > deadline:
+            return {"key": key, "file": owner, "status": answer.status_code}
+        time.sleep(0.2)
 
 
 @pytest.fixture(scope="module")
 def everything(known, changed, planted, plays):
     """{name: secret} of all that is searched for, once all of it has been used."""
-    return {**known, **changed[1], **planted, "wrong": "w" + "rong" * 8}
+    return {**known, **changed[1], **planted, "wrong": "w" + "rong" * 8, "the admin's": plays.admin["key"]}
 
 
 @pytest.fixture(scope="module")
@@ -198,8 +254,16 @@ def test_no_secret_lies_on_the_database_server(search, everything):
 
 
 def test_no_play_tells_a_secret_nor_gives_one_to_a_process(plays, everything):
-    assert plays.pop("the processes meanwhile") == []
-    assert [(play, name) for play, text in plays.items() for name, secret in everything.items() if secret in text] == []
+    assert plays.processes == []
+    said = plays.said.items()
+    assert [(play, name) for play, text in said for name, secret in everything.items() if secret in text] == []
+
+
+def test_where_no_admin_is_declared_one_gets_a_key_that_root_alone_may_read(plays):
+    key = plays.admin["key"]
+    assert plays.admin == {"key": key, "file": "root:root 600", "status": 200, "afterwards": key}
+    assert "No admin had a key: one was made" in " ".join(plays.said["changed keys"].split())
+    assert "one was made" not in plays.said["changed back"]
 
 
 def test_no_table_holds_a_secret(credentials, everything):

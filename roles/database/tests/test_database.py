@@ -170,6 +170,14 @@ def test_the_partitions_are_looked_at_and_a_backup_is_made_every_day(host, name)
     assert timer.is_enabled
 
 
+def test_what_the_timer_starts_ends_well_or_waits_for_the_release_that_brings_its_command(host, site):
+    unit, properties = "citadel-database.service", "Result,ConditionResult,ExecMainStatus"
+    there = "yes" if host.file(f"{site['citadel_root']}/bin/citadel").exists else "no"
+    host.check_output(f"systemctl start {unit}")
+    ended = host.check_output(f"systemctl show -p {properties} {unit}").split()
+    assert sorted(ended) == [f"ConditionResult={there}", "ExecMainStatus=0", "Result=success"]
+
+
 def test_backups_are_the_service_users_alone(host, site):
     folder = host.file(f"{site['citadel_root']}/data/backups")
     assert (folder.user, folder.group, folder.mode) == (site["citadel_user"], site["citadel_group"], 0o700)
