@@ -232,7 +232,9 @@ def gateway(site, tmp_path_factory):
 
     @contextlib.asynccontextmanager
     async def running():
-        async with two_engines() as models, site.gateway(tmp_path_factory.mktemp("gateway"), models) as started:
+        folder = tmp_path_factory.mktemp("gateway")
+        audit = {"enabled": True, "directory": str(folder / "spool")}
+        async with two_engines() as models, site.gateway(folder, models, audit=audit) as started:
             yield started
 
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(running()) as started:

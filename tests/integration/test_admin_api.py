@@ -4,6 +4,7 @@ Run inside the lab: `bin/lab run pytest tests/integration/test_admin_api.py`; it
 """
 
 import asyncio
+import base64
 import contextlib
 import io
 import json
@@ -20,6 +21,7 @@ from schemathesis.specs.openapi.checks import ignored_auth, negative_data_reject
 from citadel_llm.api.identity.matrix import application, endpoints
 from citadel_llm.api.identity.permissions import BUILT_IN, PERMISSIONS
 from citadel_llm.cli import main
+from waiting import until
 
 pytestmark = pytest.mark.lab
 CHAT = "/v1/chat/completions"
@@ -234,6 +236,24 @@ async def test_nobody_takes_a_strong_key_into_their_hands_by_rotating_it(helper,
     assert (await admin("GET", f"/keys/{key['id']}")).json["replaced_by"] is None
 
 
+async def test_nobody_revokes_a_key_that_may_more_than_they_and_ones_own_one_may(helper, made, admin, role):
+    async def revoked(whose, key):
+        one = (await admin("GET", f"/keys?user={whose}")).json["data"][-1]
+        answer = await admin("POST", f"/keys/{one['id']}/revoke", key=key)
+        return answer, (await admin("GET", f"/keys/{one['id']}")).json["state"]
+
+    strong, _ = await made("admin")
+    answer, state = await revoked(strong, helper)
+    assert (answer.status, answer.error["code"], state) == (403, "beyond_own_rights", "active")
+    weak, _ = await made(await role("inference:phi3"))
+    answer, state = await revoked(weak, helper)
+    assert (answer.status, state) == (200, "revoked")
+    body = {"name": "narrow", "user": strong, "permissions": ["keys.write"]}
+    narrow = (await admin("POST", "/keys", body)).json["key"]
+    answer, state = await revoked(strong, narrow)
+    assert (answer.status, state) == (200, "revoked")
+
+
 async def test_a_role_that_permits_more_than_its_changer_may_is_out_of_reach(helper, admin, role):
     strong = await role("audit.read")
     answer = await admin("PUT", f"/roles/{strong}/grants", {"grants": []}, key=helper)
@@ -256,6 +276,25 @@ async def test_a_key_with_an_end_makes_none_that_outlives_it(made, admin):
     assert (await admin("POST", "/keys", {"name": "for ever"}, key=short)).status == 403
     assert (await admin("POST", "/keys", {"name": "longer", "expires_in_s": 7200}, key=short)).status == 403
     assert (await admin("POST", "/keys", {"name": "shorter", "expires_in_s": 600}, key=short)).status == 201
+
+
+async def test_a_key_with_an_end_puts_none_that_outlives_it_in_anothers_place(made, admin, site):
+    name, _ = await made("developer")
+    first = (await admin("GET", f"/keys?user={name}")).json["data"][0]
+    body = {"name": "short", "user": name, "expires_in_s": 3600}
+    short = (await admin("POST", "/keys", body)).json
+    place = f"/keys/{first['id']}/rotate"
+    for longer in ({}, {"expires_in_s": 7200}):
+        answer = await admin("POST", place, longer, key=short["key"])
+        assert (answer.status, answer.error["code"]) == (403, "beyond_own_rights"), longer
+    assert (await admin("GET", f"/keys/{first['id']}")).json["replaced_by"] is None
+    answer = await admin("POST", place, {"expires_in_s": 600}, key=short["key"])
+    assert answer.status == 201, answer.body
+    answer = await admin("POST", f"/keys/{short['id']}/rotate", {}, key=short["key"])
+    assert answer.status == 201, answer.body
+    ends = site.sql("select expires_at from llm.api_keys where user_id = %s and name = 'short'", [short["user_id"]])
+    assert len(ends) == 2
+    assert ends[0] == ends[1], "exactly when its own would"
 
 
 async def test_with_own_keys_one_sees_and_ends_ones_own_and_nobody_elses(made, admin):
@@ -371,6 +410,57 @@ async def test_sql_in_any_parameter_is_only_text(admin, site, text):
     assert site.sql("select (select count(*) from llm.users), (select count(*) from llm.api_keys)") == before
 
 
+def cursor(*values):
+    """One that names these."""
+    return base64.urlsafe_b64encode(json.dumps(values).encode()).decode().rstrip("=")
+
+
+@pytest.mark.parametrize("text", INJECTIONS)
+async def test_sql_in_what_is_bounded_or_looked_for_is_only_text(admin, site, text):
+    def kept():
+        return site.sql(
+            "select version, (select count(*) from llm.limits), (select count(*) from llm.budgets), "
+            "(select count(*) from llm.users), (select count(*) from llm.api_keys) from llm.identity_version"
+        )
+
+    before, there = kept(), urllib.parse.quote(text, safe="")
+    bodies = {"limits": {"requests_per_minute": 1}, "budgets": {"max_requests": 1}}
+    for path in (
+        f"/limits/user/{there}", f"/limits/key/{there}", f"/limits/model/{there}", f"/limits/everyone/{there}",
+        f"/limits/{there}/root", f"/budgets/user/{there}/day", f"/budgets/key/{there}/day",
+        f"/budgets/model/{there}/day", f"/budgets/everyone/{there}/day", f"/budgets/{there}/root/day",
+        f"/budgets/user/root/{there}",
+    ):  # fmt: skip
+        for method in ("GET", "PUT", "DELETE"):
+            answer = await admin(method, path, bodies[path.split("/")[1]] if method == "PUT" else None)
+            assert answer.status in {400, 404}, (method, path, answer.body)
+            assert answer.error["code"]
+    moment, nobody = "2026-01-31T08:00:00Z", "00000000-0000-0000-0000-000000000000"
+    for path in (
+        f"/limits/user/{there}/now", f"/limits?cursor={there}", f"/limits?limit={there}", f"/budgets?cursor={there}",
+        f"/budgets?limit={there}", f"/audit?cursor={there}", f"/audit?cursor={cursor(moment, text)}",
+        f"/audit?kind={there}", f"/audit?outcome={there}", f"/audit?since={there}", f"/audit?limit={there}",
+        f"/usage?cursor={there}", f"/usage?cursor={cursor(moment, text, nobody, 'phi3')}", f"/usage?period={there}",
+        f"/usage?until={there}", f"/usage?limit={there}", f"/usage/me?cursor={there}",
+    ):  # fmt: skip
+        answer = await admin("GET", path)
+        assert answer.status in {400, 404}, (path, answer.body)
+        assert answer.error["code"]
+    for path in (
+        f"/audit?request_id={there}", f"/audit?user={there}", f"/audit?model={there}", f"/usage?user={there}",
+        f"/usage?model={there}", f"/usage/me?model={there}",
+    ):  # fmt: skip
+        answer = await admin("GET", path)
+        assert (answer.status, answer.json.get("data")) == (200, []), (path, answer.body)
+    for path in (
+        f"/limits?cursor={cursor(text, text)}", f"/budgets?cursor={cursor(text, text, text)}",
+        f"/usage?cursor={cursor(moment, nobody, nobody, text)}",
+    ):  # fmt: skip
+        answer = await admin("GET", path)
+        assert answer.status == 200 or (answer.status == 400 and "\0" in text), (path, answer.body)
+    assert kept() == before
+
+
 async def test_what_people_write_comes_back_as_they_wrote_it(admin):
     name, text = f"user-{secrets.token_hex(4)}", 'O\'Brien; drop table "users" -- %s Ünïcode'
     answer = await admin("POST", "/users", {"name": name, "display_name": text, "email": text})
@@ -391,6 +481,88 @@ async def test_who_is_not_known_is_refused_before_a_body_is_read(gateway):
 async def test_a_body_that_is_too_large_is_refused(site, gateway, admin):
     answer = await admin("POST", "/users", {"name": "x" * (9 << 20)})
     assert (answer.status, answer.error["code"]) == (413, "request_too_large")
+
+
+# -- what is written down ---------------------------------------------------------------------------------------------
+
+PASSWORD = "a password of twelve"
+
+
+def acts(new="", role="", user="", user_id="", key_id=""):
+    """By endpoint that changes something: a body, what the act is called, and what its row says of it."""
+    key = {"user": user, "key": "first", "key_id": key_id}
+    subject = {"scope": "user", "subject": user}
+    nothing = {"conversations": 0, "responses": 0, "feedback": 0, "files": 0, "vector_stores": 0}
+    return {
+        "POST /users": (
+            {"name": new, "roles": ["viewer"], "password": PASSWORD}, "users.create",
+            {"user": new, "roles": ["viewer"]},
+        ),
+        "PATCH /users/{user}": (
+            {"disabled": True, "roles": ["viewer"]}, "users.update",
+            {"user": user, "changes": ["disabled", "roles"], "roles": ["viewer"], "disabled": True},
+        ),
+        "PUT /users/{user}/password": (
+            {"password": PASSWORD}, "users.password.update", {"user": user, "password": "set"}
+        ),
+        "DELETE /users/{user_id}/data": (None, "users.data.delete", {"user_id": user_id, **nothing}),
+        "POST /keys": ({"name": "second", "user": user}, "keys.create", {"user": user, "key": "second"}),
+        "POST /keys/{key_id}/rotate": ({}, "keys.rotate", key),
+        "POST /keys/{key_id}/revoke": (None, "keys.revoke", key),
+        "POST /roles": (
+            {"name": new, "grants": [{"permission": "inference", "model": "phi3"}]}, "roles.create",
+            {"role": new, "grants": ["inference phi3"]},
+        ),
+        "PUT /roles/{role}/grants": (
+            {"grants": [{"permission": "models"}]}, "roles.grants.update", {"role": role, "grants": ["models *"]}
+        ),
+        "DELETE /roles/{role}": (None, "roles.delete", {"role": role}),
+        "PUT /limits/{scope}/{subject}": (
+            {"requests_per_minute": 50}, "limits.update",
+            {**subject, "requests_per_minute": 50, "tokens_per_minute": None, "concurrent_requests": None},
+        ),
+        "DELETE /limits/{scope}/{subject}": (None, "limits.delete", subject),
+        "PUT /budgets/{scope}/{subject}/{period}": (
+            {"max_tokens": 5000}, "budgets.update",
+            {**subject, "period": "day", "max_requests": None, "max_tokens": 5000},
+        ),
+        "DELETE /budgets/{scope}/{subject}/{period}": (None, "budgets.delete", {**subject, "period": "day"}),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("endpoint", acts())
+async def test_an_act_is_written_down_with_what_was_done_to_whom_and_no_secret(admin, made, role, endpoint):
+    user, secret = await made("developer", password=PASSWORD)
+    user_id = (await admin("GET", f"/users/{user}")).json["id"]
+    key_id = (await admin("GET", f"/keys?user={user}")).json["data"][0]["id"]
+    own = await role("inference")
+    assert (await admin("PUT", f"/limits/user/{user}", {"requests_per_minute": 60})).status == 200
+    assert (await admin("PUT", f"/budgets/user/{user}/day", {"max_requests": 60})).status == 200
+    things = {"new": f"new-{secrets.token_hex(4)}", "role": own, "user": user, "user_id": user_id, "key_id": key_id}
+    body, action, detail = acts(**things)[endpoint]
+    method, path = endpoint.format(**things, scope="user", subject=user, period="day").split()
+    answer = await admin(method, path, body)
+    assert answer.status in {200, 201, 204}, answer.body
+
+    async def rows():
+        return (await admin("GET", f"/audit?request_id={answer.headers['x-request-id']}")).json["data"]
+
+    (row,) = await until(rows, what="the act is in the database")
+    assert (row["kind"], row["action"], row["outcome"], row["status"]) == ("admin", action, "ok", answer.status)
+    assert (row["user_name"], row["detail"]) == ("root", detail)
+    new = answer.json["key"] if action in {"keys.create", "keys.rotate"} else secret
+    text = json.dumps(row)
+    assert [known for known in (PASSWORD, secret, new, "$argon2id$") if known in text] == []
+
+
+def test_every_endpoint_that_changes_who_may_do_what_is_among_these_acts():
+    families = ("users", "keys", "roles", "limits", "budgets")
+    changing = {
+        f"{method} {path.replace(':path}', '}').removeprefix('/admin/v1')}"
+        for method, path, _ in endpoints(APP)
+        if method != "GET" and path.startswith(tuple(f"/admin/v1/{family}" for family in families))
+    }
+    assert set(acts()) == changing
 
 
 # -- pages ------------------------------------------------------------------------------------------------------------
@@ -488,17 +660,41 @@ async def test_a_person_does_all_of_it_with_the_command(citadel, gateway):
     mine = json.loads(out)
     assert [entry["name"] for entry in mine] == ["laptop"]
     status, out, _ = await citadel("keys", "rotate", mine[0]["id"], "--overlap", "0s", key=key)
+    rotated = out.strip()
     assert status == 0
     assert (await chat(gateway, key, "phi3")).status == 401
-    assert (await chat(gateway, out.strip(), "phi3")).status == 200
+    assert (await chat(gateway, rotated, "phi3")).status == 200
+    status, out, _ = await citadel("roles", "set", role, "--grant", "inference:mixtral", "--grant", "own-keys")
+    assert (status, "mixtral" in out, "phi3" in out) == (0, True, False)
+    assert (await chat(gateway, rotated, "phi3")).status == 403
+    status, out, _ = await citadel("roles", "show", role, "--json")
+    granted = {(grant["permission"], grant["model"]) for grant in json.loads(out)["grants"]}
+    assert (status, granted) == (0, {("inference", "mixtral"), ("own-keys", "*")})
+    status, out, _ = await citadel("keys", "list", "--json", key=rotated)
+    second = json.loads(out)[0]["id"]
+    status, out, _ = await citadel("keys", "revoke", second, "--json")
+    assert (status, json.loads(out)["state"]) == (0, "revoked")
+    assert (await chat(gateway, rotated, "mixtral")).status == 401
+    status, out, _ = await citadel("keys", "show", second, "--json")
+    shown = json.loads(out)
+    assert (status, shown["id"], shown["state"], shown["user"]) == (0, second, "revoked", name)
     status, _, _ = await citadel("users", "password", name, stdin="a password of twelve\n")
     assert status == 0
     status, out, _ = await citadel("users", "show", name)
     assert "has_password  yes" in out
     status, out, _ = await citadel("users", "disable", name)
     assert (status, "disabled      yes" in out) == (0, True)
+    status, out, _ = await citadel("users", "enable", name, "--json")
+    assert (status, json.loads(out)["disabled"]) == (0, False)
     status, _, err = await citadel("roles", "delete", role)
     assert (status, "role_in_use" in err) == (1, True)
+    status, out, _ = await citadel(
+        "users", "change", name, "--role", "viewer", "--display-name", "Anna", "--email", "anna@example.org", "--json"
+    )
+    changed = json.loads(out)
+    assert (status, changed["roles"], changed["display_name"]) == (0, ["viewer"], "Anna")
+    assert (changed["email"], changed["disabled"], changed["has_password"]) == ("anna@example.org", False, True)
+    assert (await citadel("roles", "delete", role))[0] == 0
 
 
 @pytest.mark.parametrize("words", [("users", "list"), ("keys", "list"), ("roles", "list")])

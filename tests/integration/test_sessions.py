@@ -9,6 +9,7 @@ import json
 import secrets
 import uuid
 from collections import Counter
+from datetime import timedelta
 
 import openai
 import pytest
@@ -24,6 +25,7 @@ from upstreams import Upstream
 from waiting import until
 
 pytestmark = [pytest.mark.lab, pytest.mark.asyncio(loop_scope="module")]
+TTL_DAYS = 7
 NAMES = ["anna", "bert", "admin", "carl:conversations", "dora:feedback"]
 
 
@@ -57,7 +59,7 @@ async def gateway(site, engine, tmp_path_factory):
         folder,
         models={"phi3": {"upstreams": [engine], "max_tokens": 4096}},
         **site.settings(folder),
-        sessions={"max_items": 30, "max_bytes": 65536, "max_item_bytes": 16384},
+        sessions={"ttl_days": TTL_DAYS, "max_items": 30, "max_bytes": 65536, "max_item_bytes": 16384},
     ) as running:
         await running.logged("identities_read")
         yield running
@@ -255,6 +257,16 @@ async def test_a_chain_has_bounds(client, talks):
     with pytest.raises(openai.BadRequestError) as refused:
         await ask(anna, "z", previous_response_id=second.id)
     assert refused.value.code == "conversation_too_long"
+
+
+async def test_what_a_conversation_had_before_a_chain_counts_in_bytes(client, talks):
+    """Four bytes a character: as many characters would fit."""
+    anna = client()
+    conversation = await anna.conversations.create(items=[message("🏛" * 3800) for _ in range(4)])
+    first = await ask(anna, "one", conversation=conversation.id)
+    with pytest.raises(openai.BadRequestError) as refused:
+        await ask(anna, "x" * 6000, previous_response_id=first.id)
+    assert (refused.value.code, refused.value.param) == ("conversation_too_long", "previous_response_id")
 
 
 # -- conversations ----------------------------------------------------------------------------------------------
@@ -552,6 +564,16 @@ async def test_what_is_no_rating_is_refused(gateway, site, wrong):
 
 
 # -- time, and the database away --------------------------------------------------------------------------------
+
+
+async def test_what_is_new_is_kept_for_as_many_days_as_are_configured(client, site, talks):
+    anna = client()
+    conversation = await anna.conversations.create()
+    response = await ask(anna, "one")
+    for table, id in (("sessions", conversation.id), ("responses", response.id)):
+        assert site.sql(f"select expires_at - created_at from llm.{table} where id = %s", id) == [
+            (timedelta(days=TTL_DAYS),)
+        ]
 
 
 async def test_what_has_expired_is_not_found_and_is_removed_by_the_timers_command(client, site, talks, tmp_path):

@@ -48,6 +48,11 @@ async def passwords():
     made.close()
 
 
+async def test_a_password_is_kept_as_argon2id_with_a_salt_of_its_own(passwords):
+    assert passwords.kept.startswith("$argon2id$")
+    assert passwords.kept != await passwords.hash("right password")
+
+
 async def test_a_password_that_was_right_is_not_looked_at_again(passwords):
     assert passwords.known(encoded("anna", "right password")) is None
     assert (await passwords.verify(encoded("anna", "right password"), "192.0.2.1")).user == "anna"

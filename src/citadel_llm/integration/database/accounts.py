@@ -75,6 +75,7 @@ select count(*) as count from llm.user_roles r join llm.users u on u.id = r.user
 where r.role = 'admin' and u.disabled_at is null and u.id <> %(id)s
 """
 
+# `at` and `ends_at` are exact: where a page goes on, and when a key ends that takes this one's place.
 _KEY = """
 select cast(k.id as text) as id, cast(k.user_id as text) as user_id, u.name as user, k.name, k.prefix, k.origin,
        k.models, k.permissions, cast(extract(epoch from k.created_at) as bigint) as created_at,
@@ -82,7 +83,8 @@ select cast(k.id as text) as id, cast(k.user_id as text) as user_id, u.name as u
        cast(extract(epoch from k.revoked_at) as bigint) as revoked_at, cast(k.replaced_by as text) as replaced_by,
        case when k.revoked_at is not null then 'revoked' when k.expires_at <= now() then 'expired' else 'active' end
          as state,
-       cast(extract(epoch from k.created_at) * 1000000 as bigint) as at
+       cast(extract(epoch from k.created_at) * 1000000 as bigint) as at,
+       cast(extract(epoch from k.expires_at) as double precision) as ends_at
 from llm.api_keys k join llm.users u on u.id = k.user_id
 """
 _KEYS_PAGE = (

@@ -146,7 +146,7 @@ class Responses:
         found = await connection.execute(HISTORY, {"id": session_id, "before": position})
         contents = [content for (content,) in await found.fetchall()]
         chain.items += len(contents)
-        chain.bytes += sum(map(len, contents))
+        chain.bytes += sum(len(content.encode()) for content in contents)
         chain.arrays.append("[" + ",".join(contents) + "]")
 
     async def keep(self, answer: Answer, refresh: Sequence[str] = ()) -> None:

@@ -113,9 +113,13 @@ def _own(row: Row, caller: Principal) -> bool:
     return bool(caller.user_id) and row["user_id"] == caller.user_id and caller.may("own-keys")
 
 
-def _expiry(expires_in_s: int | None, caller: Principal) -> float | None:
-    """When a key that is made now ends. Raises ApiError 403 where it would outlive the one that it is made with."""
-    expires_at = None if expires_in_s is None else time() + expires_in_s
+def _expiry(expires_in_s: int | None) -> float | None:
+    """When a key that is made now ends."""
+    return None if expires_in_s is None else time() + expires_in_s
+
+
+def _check_expiry(expires_at: float | None, caller: Principal) -> None:
+    """Raises ApiError 403 where a key that ends then would outlive the one that it is made with."""
     if not caller.may("keys.write") and (expires_at or float("inf")) > caller.expires_at:
         raise ApiError(
             403,
@@ -123,7 +127,6 @@ def _expiry(expires_in_s: int | None, caller: Principal) -> float | None:
             "A key can't make one that outlives it: name a shorter `expires_in_s`, or call with a password.",
             param="body.expires_in_s",
         )
-    return expires_at
 
 
 async def _check_rights(
@@ -196,6 +199,8 @@ def router(state: GatewayState) -> APIRouter:  # noqa: PLR0915 — a family of e
             if user["disabled"]:
                 raise ApiError(409, "user_disabled", f"The user `{user['name']}` is disabled.", param="body.user")
             await _check_rights(connection, user, body.permissions, body.models, caller)
+            expires_at = _expiry(body.expires_in_s)
+            _check_expiry(expires_at, caller)
             key_id = await accounts.add_key(
                 connection,
                 user["id"],
@@ -204,7 +209,7 @@ def router(state: GatewayState) -> APIRouter:  # noqa: PLR0915 — a family of e
                 digest=digest_of(key.encode(), state.identity.pepper),
                 models=body.models,
                 permissions=body.permissions,
-                expires_at=_expiry(body.expires_in_s, caller),
+                expires_at=expires_at,
                 by=caller.user_id or None,
             )
             made = await _key_of(connection, key_id, caller, "keys.write")
@@ -234,9 +239,8 @@ def router(state: GatewayState) -> APIRouter:  # noqa: PLR0915 — a family of e
             if user["disabled"]:
                 raise ApiError(409, "user_disabled", f"The user `{user['name']}` is disabled.")
             await _check_rights(connection, user, old["permissions"], old["models"], caller)
-            expires_at = old["expires_at"]
-            if body.expires_in_s is not None:
-                expires_at = _expiry(body.expires_in_s, caller)
+            expires_at = old["ends_at"] if body.expires_in_s is None else _expiry(body.expires_in_s)
+            _check_expiry(expires_at, caller)
             new_id = await accounts.add_key(
                 connection,
                 old["user_id"],
@@ -257,6 +261,9 @@ def router(state: GatewayState) -> APIRouter:  # noqa: PLR0915 — a family of e
         async with store.changing() as connection:
             old = await _key_of(connection, key_id, caller, "keys.write")
             request.scope["citadel.audit"] = {"user": old["user"], "key": old["name"], "key_id": old["id"]}
+            if old["user_id"] != caller.user_id:
+                user = await user_of(connection, old["user_id"])
+                await _check_rights(connection, user, old["permissions"], old["models"], caller)
             await accounts.revoke_key(connection, old["id"])
             revoked = await _key_of(connection, old["id"], caller, "keys.write")
         return JSONResponse(_shown(revoked))

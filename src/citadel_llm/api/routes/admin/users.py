@@ -177,7 +177,8 @@ def router(state: GatewayState) -> APIRouter:  # noqa: PLR0915 — a family of e
     )
     async def change_user(user: str, body: UserChange, request: Request, caller: writer) -> JSONResponse:
         changes = body.model_dump(exclude_unset=True)
-        request.scope["citadel.audit"] = {"user": user[:128], "changes": sorted(changes), "roles": body.roles}
+        said = {"user": user[:128], "changes": sorted(changes), "roles": body.roles, "disabled": body.disabled}
+        request.scope["citadel.audit"] = said
         for name, value in changes.items():
             if value is None and name != "email":
                 raise ApiError(400, "invalid_request", f"body.{name}: expected a value.", param=f"body.{name}")
