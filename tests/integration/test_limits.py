@@ -191,6 +191,51 @@ async def test_a_budget_knows_what_was_used_before_this_host_began_to_count(admi
     assert used["tokens_per_day"] >= 150
 
 
+async def test_a_host_that_begins_to_count_anew_counts_what_it_used_itself_and_not_what_another_host_did(
+    site, engine, tmp_path, somebody
+):
+    _, key = somebody
+    budget = f"/budgets/key/{key['id']}/day"
+    folder = tmp_path / "host"
+    folder.mkdir()
+    sections = {
+        "limits": {"hosts": 2, "host": 0},  # and no table that outlives the process
+        "audit": {"enabled": True, "directory": str(folder / "spool")},
+    }
+
+    async def statuses(count):
+        async with site.gateway(folder, {"phi3": [engine]}, **sections) as one:
+            await site.admin(one, "PUT", budget, {"max_requests": 10})
+
+            async def known():
+                place = f"/limits/key/{key['id']}/now"
+                return (await site.admin(one, "GET", place)).json["bounds"]["requests_per_day"] == 10
+
+            await until(known, what="the budget is known")
+            return [(await one.ask(key=key["key"])).status for _ in range(count)]
+
+    def summed_up():
+        return site.sql(
+            "select sum(requests) from llm.usage_rollups where period = 'day' and key_id = %s", [key["id"]]
+        ) == [(3,)]
+
+    assert await statuses(3) == [200] * 3
+    await until(summed_up, what="what was used is summed up")
+    # Another host's four: as many as make the site's sum more than one host's part.
+    site.sql(
+        "insert into llm.audit_log (at, id, chain, position, previous_digest, digest, kind, action, request_id, "
+        "user_id, key_id, model, outcome, prompt_tokens) "
+        "select now(), gen_random_uuid(), 'another-host:1:0', n, sha256(''), sha256(''), 'request', 'chat', "
+        "'req-' || n, %s, %s, 'phi3', 'ok', 10 from generate_series(1, 4) as n",
+        [key["user_id"], key["id"]],
+    )
+    site.sql(
+        "update llm.usage_rollups set requests = requests + 4, prompt_tokens = prompt_tokens + 40 where key_id = %s",
+        [key["id"]],
+    )
+    assert await statuses(3) == [200, 200, 429]
+
+
 async def test_while_the_sums_are_locked_a_request_waits_for_them_once_and_not_for_long(
     site, engine, tmp_path, somebody
 ):

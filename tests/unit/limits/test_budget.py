@@ -77,3 +77,28 @@ def test_what_passed_uncounted_is_caught_up_with():
     budget.keep(table, AT, 100)
     assert budget.kept(table, AT, 99)
     assert not budget.kept(table, AT, 100)
+
+
+def test_what_counts_against_a_hosts_share_is_its_own_part_where_no_other_used_more_than_its_own():
+    assert budget.part({"a": 30, "b": 30}, "a", 2, 50) == 30
+    assert budget.part({"a": 50, "b": 10}, "a", 2, 50) == 50
+    assert budget.part({"b": 50}, "a", 2, 50) == 0
+    assert budget.part({"a": 30, "b": 60}, "a", 2, 50) == 40  # b had more, before there was a
+    assert budget.part({"a": 5, "b": 10, "gone": 30}, "a", 2, 50) == 35
+    assert budget.part({"a": 30, "b": 60}, "a", 2, None) == 30
+
+
+@given(
+    st.lists(st.integers(0, 150), min_size=1, max_size=6),
+    st.lists(st.integers(0, 150), max_size=3),
+    st.integers(0, 300),
+    st.booleans(),
+)
+def test_hosts_that_begin_to_count_anew_let_no_more_pass_than_the_bound(there, gone, bound, at_once):
+    share = bound // len(there)
+    before = {f"host-{number}": used for number, used in enumerate(there + gone)}
+    after = dict(before)
+    for name in list(before)[: len(there)]:
+        known = before if at_once else after
+        after[name] += max(0, share - budget.part(known, name, len(there), share))
+    assert sum(after.values()) <= max(bound, sum(before.values()))

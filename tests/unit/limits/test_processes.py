@@ -2,12 +2,16 @@
 
 import asyncio
 import bisect
+import json
 import time
+from collections import Counter
 
 import pytest
 
+from citadel_llm.api.identity.snapshot import write_snapshot
+from citadel_llm.integration.database.identity import BudgetRow, Identities
 from gateways import KEYS, spawned_gateway
-from upstreams import CHAT, answers, stalls
+from upstreams import CHAT, answers, refused_port, stalls
 from waiting import until
 
 MINUTE_S = 60.0
@@ -15,9 +19,9 @@ MINUTE_S = 60.0
 
 @pytest.fixture
 def pair(tmp_path, cleanup, upstream):
-    """`await pair(**limits)`: two gateways of these limits, in processes of their own."""
+    """`await pair(**limits)`: two gateways of these limits, in processes of their own; `sections` are of both."""
 
-    async def start(**limits):
+    async def start(sections=None, **limits):
         for name in ("a", "b"):
             (tmp_path / name).mkdir()
         table = str(tmp_path / "limits")
@@ -28,6 +32,7 @@ def pair(tmp_path, cleanup, upstream):
                     models={"phi3": [upstream]},
                     instance=name,
                     limits={"table_file": table, **limits},
+                    **(sections or {}),
                 )
             )
             for name in ("a", "b")
@@ -103,6 +108,27 @@ async def test_requests_at_once_and_tokens_are_one_count_over_both(pair, upstrea
     estimate = 1000 - 30 - int(answer.headers["x-ratelimit-remaining-tokens"])
     assert 10 <= estimate <= 21
     assert (await second.ask(key=KEYS["bob"])).headers["x-ratelimit-remaining-tokens"] == str(1000 - 19)
+
+
+async def test_two_processes_and_a_budget_of_10_requests_a_day_let_10_pass(pair, tmp_path):
+    """The database is away: both go by the snapshot, and by what the host has counted."""
+    budget = BudgetRow("everyone", "*", "day", 10, None)
+    snapshot = tmp_path / "identity.json"
+    write_snapshot(snapshot, Identities(1, 1.0, users=[], grants=[], keys=[], limits=[], budgets=[budget]))
+    (tmp_path / "pepper").write_text("p" * 43 + "\n")
+    with refused_port() as port:
+        target = {"host": "127.0.0.1", "port": port, "database": "d", "user": "u", "password": "p"}
+        (tmp_path / "database.json").write_text(json.dumps(target))
+        sections = {
+            "auth": {"pepper_file": str(tmp_path / "pepper"), "snapshot_file": str(snapshot)},
+            "database": {"enabled": True, "credentials_file": str(tmp_path / "database.json")},
+        }
+        gateways = await pair(sections)
+        asked = [gateway.ask(key=key) for _ in range(8) for gateway in gateways for key in KEYS.values()]
+        answers = await asyncio.gather(*asked)
+        assert Counter(answer.status for answer in answers) == {200: 10, 429: 22}
+        assert {answer.error["code"] for answer in answers if answer.status == 429} == {"insufficient_quota"}
+        assert [(await gateway.ask()).status for gateway in gateways] == [429, 429]
 
 
 async def test_what_passed_is_known_after_a_restart(tmp_path, upstream):

@@ -10,7 +10,7 @@ elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import MutableSequence
+from collections.abc import Mapping, MutableSequence
 from datetime import UTC, datetime, timedelta
 from typing import Final, Literal, NamedTuple
 
@@ -30,6 +30,7 @@ __all__ = [
     "forget",
     "keep",
     "kept",
+    "part",
     "roll",
     "spend",
 ]
@@ -118,6 +119,19 @@ def catch_up(words: Words, at: int, now: Periods, period: Period, requests: int,
     words[counts] = max(words[counts], requests)
     words[counts + 1] = max(words[counts + 1], tokens)
     words[at + (_DAY_CAUGHT_UP if period == "day" else _MONTH_CAUGHT_UP)] = now.day if period == "day" else now.month
+
+
+def part(used: Mapping[str, int], host: str, hosts: int, share: int | None) -> int:
+    """What counts against the share of `host`, one of so many, of what each host has used; None: it has no share.
+
+    That is its own, and what others have used beyond shares of theirs, so that all together use no more than the bound.
+    """
+    own = used.get(host, 0)
+    if share is None:
+        return own
+    others = sorted(one for name, one in used.items() if name != host)
+    there, gone = others[: hosts - 1], others[hosts - 1 :]
+    return own + sum(max(0, one - share) for one in there) + sum(gone)
 
 
 def kept(words: Words, at: int, now_s: float) -> bool:
