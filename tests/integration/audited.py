@@ -12,6 +12,7 @@ from citadel_llm.integration.database.connection import connected
 from citadel_llm.integration.database.target import Target
 from citadel_llm.integration.database.verify import connect, verify
 from gateways import KEYS, spawned_gateway
+from waiting import until
 
 # Its own unit's stop would stop Pgpool-II too, which requires it; so, it ends as by an accident.
 STOP_POSTGRESQL = ("pg_ctlcluster", "--skip-systemctl-redirect", "-m", "immediate", "17", "main", "stop")
@@ -47,10 +48,31 @@ def verdicts(place):
         return {one.chain: (one.rows, one.wrong_at, one.why) for one in verify(connection)}
 
 
+async def made_key(gateways):
+    """A key of the database's, which every one of these gateways has seen."""
+    admin = KEYS["alice"]
+    for path, document in (
+        ("users", {"name": "anna", "roles": ["developer"]}),
+        ("keys", {"name": "load", "user": "anna"}),
+    ):
+        body = json.dumps(document).encode()
+        answer = await ask(gateways[0].port, "POST", f"/admin/v1/{path}", body, key=admin)
+        assert answer.status == 201, answer.body
+    key = answer.json["key"]
+    for gateway in gateways:
+
+        async def knows(port=gateway.port):
+            return (await ask(port, key=key)).status == 200
+
+        await until(knows, what="the key is known")
+    return key
+
+
 class Load:
     """Requests without a pause at several gateways, until it is told to stop; what was answered, by its id."""
 
-    def __init__(self, gateways, callers_each=4):
+    def __init__(self, gateways, key, callers_each=4):
+        self._key = key
         self.answered, self.failed, self.broken = {}, [], []
         self._gateways = gateways
         self._callers = callers_each
@@ -83,7 +105,7 @@ class Load:
             body = json.dumps({"model": "phi3", "stream": stream, "messages": [{"role": "user", "content": "Hi"}]})
             try:
                 named = [(b"x-request-id", request_id.encode())]
-                answer = await ask(gateway.port, body=body.encode(), headers=named, key=KEYS["alice"])
+                answer = await ask(gateway.port, body=body.encode(), headers=named, key=self._key)
             except (OSError, asyncio.IncompleteReadError, TimeoutError) as failure:
                 (self.broken if gateway in self._killed else self.failed).append((request_id, repr(failure)))
                 continue
@@ -116,6 +138,6 @@ def compare(rows, load):
 
 
 __all__ = [
-    "ROWS", "START_PGPOOL", "START_POSTGRESQL", "STOP_PGPOOL", "STOP_POSTGRESQL", "Load", "compare", "on_the_host",
-    "prepared", "spawn", "verdicts",
+    "ROWS", "START_PGPOOL", "START_POSTGRESQL", "STOP_PGPOOL", "STOP_POSTGRESQL", "Load", "compare", "made_key",
+    "on_the_host", "prepared", "spawn", "verdicts",
 ]  # fmt: skip

@@ -355,3 +355,50 @@ def test_a_folder_that_cannot_be_used_is_told_by_name(tmp_path, told):
     (tmp_path / "file").write_text("")
     with pytest.raises(JournalError, match="file"):
         Journal.open(tmp_path / "file", "1", SMALL, told)
+
+
+def test_nothing_is_given_to_be_carried_before_the_disk_has_it_and_its_folder(journal, tmp_path, monkeypatch):
+    """What fdatasync has not brought there may be gone with the machine, and would be missed in the chain."""
+    on_disk, folders = {}, []
+    datasync, fsync = os.fdatasync, os.fsync
+
+    def brought(fd):
+        datasync(fd)
+        on_disk[os.fstat(fd).st_ino] = os.fstat(fd).st_size
+
+    def brought_folder(fd):
+        fsync(fd)
+        folders.append({path.name for path in (tmp_path / "1").glob("*.journal")})
+
+    monkeypatch.setattr(os, "fdatasync", brought)
+    monkeypatch.setattr(os, "fsync", brought_folder)
+    one = journal()
+    for number in range(100):
+        one.append(b"record %d " % number + b"x" * 100)
+        assert one.read(10) == [], "not synced"
+    synced(one)
+    paths = [tmp_path / "1" / name for name in segments(tmp_path / "1")]
+    assert len(paths) > 2
+    assert {path.stat().st_ino: path.stat().st_size for path in paths}.items() <= on_disk.items()
+    assert folders[-1] == {path.name for path in paths}
+    assert len(one.read(1000)) == 100
+
+
+@pytest.mark.parametrize(
+    ("names", "carried"),
+    [
+        (["lock", "chain", "00000000000000000001.journal"], False),
+        (["lock", "chain", "rejected", "00000000000000000001.journal"], False),
+        (["lock", "chain", "rejected"], True),
+        (["lock", "chain", "00000000000000000001.damaged"], True),
+        (["lock", "chain"], False),  # an empty one is to be removed
+        (None, True),
+    ],
+)
+def test_a_folder_in_which_only_what_is_for_people_is_left_is_not_carried_away_again(tmp_path, names, carried):
+    folder = tmp_path / "3"
+    if names is not None:
+        folder.mkdir()
+    for name in names or ():
+        (folder / name).touch()
+    assert Journal.is_carried(folder) is carried

@@ -77,18 +77,18 @@ async def test_nothing_of_callers_that_hung_up_waits_for_the_garbage_collector(g
     """A full collection comes once in hundreds of thousands of requests, and stops everybody meanwhile."""
     upstream.script = says_and_stalls(STREAM_HEAD, chunk(EVENTS[0]))
 
-    def left():
-        found = gc.get_objects()
-        return any(type(one) is Exchange or (type(one) is Connection and one.closed) for one in found)
+    def over():
+        return [one for one in gc.get_objects() if type(one) is Exchange or (type(one) is Connection and one.closed)]
 
     gc.collect()
     gc.disable()
     try:
+        before = over()  # what other tests hold
         for number in range(3):
             async with gateway.caller() as caller:
                 await caller.send(request(number, body=STREAM_BODY))
                 await caller.head()
-        await until(lambda: not left())
+        await until(lambda: all(any(one is other for other in before) for one in over()))
     finally:
         gc.enable()
     assert len(upstream.calls) == 3

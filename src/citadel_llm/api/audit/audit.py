@@ -335,7 +335,7 @@ class Audit:
         if database is None:
             return
         for folder in sorted(self._base.iterdir()):
-            if folder == self.journal.folder or not folder.is_dir():
+            if folder == self.journal.folder or not folder.is_dir() or Journal.is_carried(folder):
                 continue
             left = Journal.adopt(folder, self._options, self._tell)
             if left is None:

@@ -38,6 +38,7 @@ _pack, _unpack = _HEADER.pack, _HEADER.unpack_from
 _MAX_RECORD_BYTES = 16 << 20  # a longer length is damage
 _READ_BYTES = 1 << 20
 _SUFFIX = ".journal"
+_OURS = ("chain.new", "chain", "lock")  # beside the segments
 _MAX_WAITING = 10_000
 
 type Tell = Callable[..., None]  # (level, event, **fields): a log
@@ -155,6 +156,15 @@ class Journal:
         except OSError as error:
             os.close(lock)
             raise JournalError(f"{folder}: {error.strerror}") from error
+
+    @staticmethod
+    def is_carried(folder: Path) -> bool:
+        """Whether nothing to carry is left there; what was rejected, and damaged files, are for somebody to look at."""
+        try:
+            names = {path.name for path in folder.iterdir()}
+        except FileNotFoundError:  # removed meanwhile
+            return True
+        return bool(names - set(_OURS)) and not any(name.endswith(_SUFFIX) for name in names)
 
     def _recover(self) -> Mark:
         for path in sorted(self.folder.glob(f"*{_SUFFIX}")):
@@ -459,9 +469,8 @@ class Journal:
     def _remove_folder(self) -> None:
         for segment in self._segments:
             self._remove(segment)
-        ours = ("chain.new", "chain", "lock")
-        if all(path.name in ours for path in self.folder.iterdir()):
-            for name in ours:
+        if all(path.name in _OURS for path in self.folder.iterdir()):
+            for name in _OURS:
                 (self.folder / name).unlink(missing_ok=True)
             self.folder.rmdir()
 
