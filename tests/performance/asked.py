@@ -23,12 +23,14 @@ import psycopg
 
 from citadel_llm.integration.database import accounts, audit, budgets, feedback, identity, limits, user_data
 from citadel_llm.integration.database.audit import Place
+from citadel_llm.integration.database.deployments import Served, record_models, record_served
 from citadel_llm.integration.database.files import File, Files, Page
 from citadel_llm.integration.database.ingestion import Ingestion
 from citadel_llm.integration.database.responses import Answer, Responses
 from citadel_llm.integration.database.sessions import Item, Sessions
 from citadel_llm.integration.database.target import Target
 from citadel_llm.integration.database.vector_stores import NewFile, VectorStores
+from citadel_llm.utils.config import Model, Upstream
 
 __all__ = ["Asked", "Notes", "ask_everything", "noting"]
 
@@ -141,6 +143,12 @@ def _calls(connection: psycopg.AsyncConnection[Any]) -> dict[str, Callable[[], A
         for statement in user_data.EXPIRED.values():
             await connection.execute(statement)
 
+    async def recorded() -> None:
+        model = Model(upstreams=[Upstream(url="http://127.0.0.1:11403")], max_tokens=4096)
+        await record_models(connection, {"phi3": model})
+        served = [Served("phi3", 11403, "hub-0123456789ab", "0.32.0")]
+        await record_served(connection, "hx-llm-server-01", [11403], served, "0.1.0")
+
     async def carried() -> None:
         place = await audit.take(connection, "hx-llm-server-01:1", 0)
         await audit.add(connection, "hx-llm-server-01:1", [], Place(place.position, place.taken, place.digest))
@@ -221,6 +229,7 @@ def _calls(connection: psycopg.AsyncConnection[Any]) -> dict[str, Callable[[], A
             )
             for of, subject in (("user", user), ("key", key), ("model", "phi3"), ("everyone", "*"))
         },
+        "models and deployments: recorded": recorded,
         "audit: rows carried": carried,
         "conversations: made with items": lambda: sessions.create(user, "conv_new", {"a": "b"}, items),
         "conversations: one": lambda: sessions.get(user, "conv_1000"),
