@@ -1,5 +1,7 @@
 """`bin/test`: what it counts, and what becomes of tests that fail only beside others."""
 
+import re
+import sys
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
@@ -20,12 +22,28 @@ def test_it(number):
 
 
 @pytest.fixture
-def command(tmp_path, monkeypatch):
-    """`command(again=True, failures={number: times})`: bin/test with one step, those five tests; its exit status."""
+def module(monkeypatch):
+    """bin/test, as a module."""
     loader = SourceFileLoader("bin_test", str(REPO / "bin/test"))
-    module = module_from_spec(spec_from_loader("bin_test", loader))
-    monkeypatch.setitem(__import__("sys").modules, "bin_test", module)
-    loader.exec_module(module)
+    made = module_from_spec(spec_from_loader("bin_test", loader))
+    monkeypatch.setitem(sys.modules, "bin_test", made)
+    loader.exec_module(made)
+    return made
+
+
+def test_every_file_of_tests_is_run_by_somebody(module):
+    """Those on the real peers are named in bin/test, those of a whole site in a scenario."""
+    named = {f"test_{name}.py" for names in module.ON_PEERS.values() for name in names}
+    for path in (REPO / "molecule").glob("*/molecule.yml"):
+        named |= set(re.findall(r"/(test_\w+\.py)$", path.read_text(), re.MULTILINE))
+    there = {path.name for path in (REPO / "tests/integration").glob("test_*.py")}
+    by_hand = {"test_overload.py"}  # a measurement, which wants the machine for itself
+    assert there - named == by_hand
+
+
+@pytest.fixture
+def command(module, tmp_path, monkeypatch):
+    """`command(again=True, failures={number: times})`: bin/test with one step, those five tests; its exit status."""
     monkeypatch.setattr(module, "LOGS", tmp_path / "logs")
     monkeypatch.setattr(module, "REPO", tmp_path)
     monkeypatch.setattr(module.signal, "signal", lambda *_: None)
