@@ -330,6 +330,20 @@ def test_a_dry_run_of_the_import_tells_and_changes_nothing(empty_site, tmp_path)
     assert empty_site.sql("select count(*) from llm.users") == [(0,)]
 
 
+def test_the_first_admins_name_is_no_other_users(empty_site, tmp_path):
+    key = f"sk-{secrets.token_urlsafe(32)}"
+    for keys in (
+        [{"name": "admin", "key": key, "role": "developer"}],
+        [{"name": "Admin", "key": key, "role": "viewer"}, {"name": "admin", "key": f"{key}-2"}],
+    ):
+        done = empty_site.bring(tmp_path, *keys)
+        assert done.returncode == 1
+        assert "the declared key `admin`: that is the first admin's name; name it otherwise" in done.stderr
+        assert key not in done.stdout + done.stderr
+    assert empty_site.sql("select count(*) from llm.users") == [(0,)]
+    assert empty_site.brought(tmp_path, {"name": "admin", "key": key})["added"] == ["admin"]
+
+
 async def test_where_no_admin_has_a_key_one_is_made_and_lies_in_a_file_of_roots_alone(empty_site, engines, tmp_path):
     file = tmp_path / "admin.key"
     done = empty_site.bring(tmp_path, options=["--admin-key-file", str(file)])

@@ -133,6 +133,9 @@ async def _bring(connection: _Connection, declared: Declared, pepper: bytes, out
     roles: dict[str, set[str]] = {}
     for key in declared.keys:
         roles.setdefault(key.name.lower(), set()).add(key.role)
+    if roles.get(_FIRST, {"admin"}) != {"admin"}:
+        # Else each play would make that user an admin again, and a key for it, and the next take the role away.
+        raise DatabaseError(f"the declared key `{_FIRST}`: that is the first admin's name; name it otherwise")
     missing = {key.role for key in declared.keys} - await accounts.known_roles(
         connection, {k.role for k in declared.keys}
     )
