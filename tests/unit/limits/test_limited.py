@@ -336,7 +336,7 @@ async def test_a_days_requests_and_a_months_tokens_are_budgets_that_can_be_used_
 
 async def test_a_cached_answer_counts_as_a_request_and_costs_no_tokens(limited, upstream, redis_cache):
     body = b'{"model": "phi3", "temperature": 0, "messages": []}'
-    async with limited({("key", "alice"): Bounds(9, 120)}, cache=redis_cache) as gateway:
+    async with limited({("key", "alice"): Bounds(9, 30)}, cache=redis_cache) as gateway:
         await until(lambda: gateway.state.cache.redis.up, what="Redis is there")
         first = await gateway.ask(body=body)
         second = await gateway.ask(body=body)
