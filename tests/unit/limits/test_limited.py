@@ -182,12 +182,12 @@ async def test_a_model_that_answers_in_anothers_place_counts_under_its_own_bound
 
 
 async def test_tokens_are_estimated_before_and_exact_after(limited, upstream):
-    async with limited({("key", "alice"): Bounds(tokens_per_minute=120)}) as gateway:
+    async with limited({("key", "alice"): Bounds(tokens_per_minute=60)}) as gateway:
         answer = await gateway.ask()
         estimate = int(len(BODY) / 3.5)
-        assert left(answer) == 120 - estimate
+        assert left(answer) == 60 - estimate
         assert used(gateway)["tokens_per_minute"] == 10
-        assert answer.headers["x-ratelimit-limit-tokens"] == "120"
+        assert answer.headers["x-ratelimit-limit-tokens"] == "60"
 
 
 async def test_what_an_answer_costs_beyond_the_bound_is_owed(limited, upstream):
@@ -228,7 +228,7 @@ async def test_counting_tokens_costs_none(limited, upstream):
 
 async def test_a_streams_tokens_are_exact_though_its_caller_did_not_ask_for_them(limited, upstream):
     upstream.script = streams()
-    async with limited({("key", "alice"): Bounds(tokens_per_minute=120)}) as gateway:
+    async with limited({("key", "alice"): Bounds(tokens_per_minute=60)}) as gateway:
         answer = await gateway.ask(body=PLAIN_STREAM)
         assert answer.body == EVENTS[0] + EVENTS[1] + EVENTS[3]
         assert json.loads(upstream.calls[0].body)["stream_options"] == {"include_usage": True}
@@ -238,7 +238,7 @@ async def test_a_streams_tokens_are_exact_though_its_caller_did_not_ask_for_them
 
 async def test_a_caller_that_asks_for_a_streams_tokens_is_told_and_its_body_goes_on_as_it_came(limited, upstream):
     upstream.script = streams()
-    async with limited({("key", "alice"): Bounds(tokens_per_minute=120)}) as gateway:
+    async with limited({("key", "alice"): Bounds(tokens_per_minute=60)}) as gateway:
         answer = await gateway.ask(body=STREAM_BODY)
         assert answer.body == b"".join(EVENTS)
         assert upstream.calls[0].body == STREAM_BODY
@@ -247,7 +247,7 @@ async def test_a_caller_that_asks_for_a_streams_tokens_is_told_and_its_body_goes
 
 async def test_a_stream_that_is_hung_up_on_costs_what_went_out_by_estimate(limited, upstream):
     upstream.script = says_and_stalls(STREAM_HEAD, chunk(EVENTS[0]), chunk(EVENTS[1]))
-    async with limited({("key", "alice"): Bounds(tokens_per_minute=120)}) as gateway:
+    async with limited({("key", "alice"): Bounds(tokens_per_minute=60)}) as gateway:
         async with gateway.caller() as caller:
             await caller.request(body=PLAIN_STREAM)
             await caller.head()
@@ -263,7 +263,7 @@ async def test_a_stream_that_is_hung_up_on_costs_what_went_out_by_estimate(limit
 
 async def test_a_request_that_is_hung_up_on_before_its_answer_costs_its_prompt(limited, upstream):
     upstream.script = stalls()
-    async with limited({("key", "alice"): Bounds(tokens_per_minute=120)}) as gateway:
+    async with limited({("key", "alice"): Bounds(tokens_per_minute=60)}) as gateway:
         async with gateway.caller() as caller:
             await caller.request()
             await upstream.asked()
@@ -373,7 +373,7 @@ async def test_while_a_stopped_process_keeps_the_table_requests_are_refused_with
 async def test_what_was_used_counts_though_the_table_was_locked_when_the_answer_ended(limited, upstream):
     go = asyncio.Event()
     upstream.script = when(go, answers(CHAT))
-    async with limited({("key", "alice"): Bounds(5, 120, 5)}) as gateway:
+    async with limited({("key", "alice"): Bounds(5, 60, 5)}) as gateway:
         asking = asyncio.create_task(gateway.ask())
         await upstream.asked()
         table = gateway.state.limiter.table
