@@ -244,7 +244,5 @@ def gateway(site, tmp_path_factory):
 @pytest.fixture
 def redis(tmp_path):
     """A real Redis, as the role `cache` sets it up."""
-    server = Server(tmp_path)
-    server.start()
-    yield server
-    server.stop()
+    with Server(tmp_path) as server:
+        yield server

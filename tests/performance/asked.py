@@ -23,7 +23,7 @@ import psycopg
 
 from citadel_llm.integration.database import accounts, audit, budgets, feedback, identity, limits, user_data
 from citadel_llm.integration.database.audit import Place
-from citadel_llm.integration.database.deployments import Served, record_models, record_served
+from citadel_llm.integration.database.deployments import Served, record
 from citadel_llm.integration.database.files import File, Files, Page
 from citadel_llm.integration.database.ingestion import Ingestion
 from citadel_llm.integration.database.responses import Answer, Responses
@@ -145,9 +145,8 @@ def _calls(connection: psycopg.AsyncConnection[Any]) -> dict[str, Callable[[], A
 
     async def recorded() -> None:
         model = Model(upstreams=[Upstream(url="http://127.0.0.1:11403")], max_tokens=4096)
-        await record_models(connection, {"phi3": model})
         served = [Served("phi3", 11403, "hub-0123456789ab", "0.32.0")]
-        await record_served(connection, "hx-llm-server-01", [11403], served, "0.1.0")
+        await record(connection, {"phi3": model}, "hx-llm-server-01", [11403], served, "0.1.0")
 
     async def carried() -> None:
         place = await audit.take(connection, "hx-llm-server-01:1", 0)

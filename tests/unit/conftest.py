@@ -7,6 +7,7 @@ import pytest_asyncio
 import uvloop
 
 from gateways import running_gateway
+from redis_server import Server
 from upstreams import Upstream
 
 
@@ -26,6 +27,13 @@ async def second_upstream():
     """A replica of `upstream`."""
     async with Upstream() as engine:
         yield engine
+
+
+@pytest.fixture
+def redis(tmp_path):
+    """A real Redis, as the role `cache` sets it up."""
+    with Server(tmp_path) as server:
+        yield server
 
 
 @pytest.fixture

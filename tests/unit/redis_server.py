@@ -46,6 +46,13 @@ class Server:
         self._config({**defaults, **variables})
         self._process = None
 
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
+
     def _acl(self, defaults):
         rules = [f"~{defaults['cache_prefix']}*", f"&{defaults['cache_prefix']}*"]
         rules += [f"+{command}" for command in defaults["cache_commands"]]

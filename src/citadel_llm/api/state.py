@@ -87,7 +87,7 @@ class GatewayState:
             Table(config.limits.table_file),
             config.limits,
             metrics,
-            CatchUp(self.database) if self.database is not None else None,
+            CatchUp(self.database, config.limits.hosts) if self.database is not None else None,
         )
         self.identity = Identity(
             config,

@@ -16,10 +16,8 @@ def pytest_asyncio_loop_factories():
 
 @pytest.fixture
 def server(tmp_path):
-    running = Server(tmp_path)
-    running.start()
-    yield running
-    running.stop()
+    with Server(tmp_path) as running:
+        yield running
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 
 from citadel_llm.api.identity.keeper import Keeper
 from citadel_llm.utils.logging import LogWriter
-from redis_server import Server, connected
+from redis_server import connected
 from waiting import until
 
 NOTICED_S = 5.0  # on a busy machine; on any other it takes milliseconds
@@ -31,14 +31,6 @@ class Database:
 
     async def fetchmany(self, size):
         return []
-
-
-@pytest.fixture
-def redis(tmp_path):
-    server = Server(tmp_path)
-    server.start()
-    yield server
-    server.stop()
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 
 from citadel_llm.api.identity import lockout as module
 from citadel_llm.api.identity.lockout import FREE_ATTEMPTS, Lockout
-from redis_server import Server, connected
+from redis_server import connected
 
 SECRET = b"s" * 32
 
@@ -16,14 +16,6 @@ class Clock:
 
     def __call__(self):
         return self.now
-
-
-@pytest.fixture
-def redis(tmp_path):
-    server = Server(tmp_path)
-    server.start()
-    yield server
-    server.stop()
 
 
 @pytest.fixture

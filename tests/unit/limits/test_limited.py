@@ -28,15 +28,13 @@ def redis_cache(tmp_path):
     """The section of a configuration whose cache is there."""
     folder = tmp_path / "redis"
     folder.mkdir()
-    server = Server(folder)
-    server.start()
-    yield {
-        "enabled": True,
-        "socket": server.socket,
-        "credentials_file": str(server.credentials_file),
-        "timeout_ms": 500,
-    }
-    server.stop()
+    with Server(folder) as server:
+        yield {
+            "enabled": True,
+            "socket": server.socket,
+            "credentials_file": str(server.credentials_file),
+            "timeout_ms": 500,
+        }
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ from zlib import crc32
 
 import msgspec
 
-__all__ = ["Entry", "Journal", "JournalError", "Mark", "Options", "Ticket", "sync"]
+__all__ = ["Entry", "Journal", "JournalError", "Mark", "Options", "Ticket", "chain_host", "sync"]
 
 _HEADER = struct.Struct("<II")
 _pack, _unpack = _HEADER.pack, _HEADER.unpack_from
@@ -196,7 +196,7 @@ class Journal:
 
     def begin_chain(self, after: int) -> Mark:
         """Another chain, from the record after that one on: chains are never begun twice under one name."""
-        name = f"{socket.gethostname()[:80]}:{self.folder.name[:24]}:{os.urandom(6).hex()}"
+        name = f"{chain_host()}:{self.folder.name[:24]}:{os.urandom(6).hex()}"
         self.mark = Mark(name, after)
         new = self.folder / "chain.new"
         fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -473,6 +473,11 @@ class Journal:
             for name in _OURS:
                 (self.folder / name).unlink(missing_ok=True)
             self.folder.rmdir()
+
+
+def chain_host() -> str:
+    """How the names of this host's chains begin, up to a colon."""
+    return socket.gethostname()[:80]
 
 
 def sync(ticket: Ticket) -> None:

@@ -7,10 +7,10 @@ is known here, and the next one of a second later tries again.
 from __future__ import annotations
 
 import asyncio
-import socket
 from time import monotonic_ns, time
 from typing import TYPE_CHECKING
 
+from citadel_llm.api.audit.journal import chain_host
 from citadel_llm.api.limits import budget
 from citadel_llm.api.limits.plan import Entry, Plan
 from citadel_llm.api.limits.table import BUDGET, Table, TableFull
@@ -31,14 +31,16 @@ _LOCK_TRIES = 1000
 class CatchUp:
     """For one process."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, hosts: int = 1) -> None:
+        """So many hosts share each budget."""
         self._database = database
-        self._host = socket.gethostname()[:80]  # as the names of the audit log's chains begin
+        self._hosts = hosts
+        self._host = chain_host()
         self._calendar = budget.Calendar()
         self._tasks: dict[tuple[int, int], asyncio.Task[None]] = {}
 
-    async def ensure(self, table: Table, plan: Plan, hosts: int = 1) -> None:
-        """Bring the plan's budgets, which are shared by so many hosts, up to date, or let it be for a second."""
+    async def ensure(self, table: Table, plan: Plan) -> None:
+        """Bring the plan's budgets up to date, or let it be for a second."""
         for entry in plan.entries:
             now_s = time()
             if not entry.budgeted or now_s < entry.caught_up_until:
@@ -53,7 +55,7 @@ class CatchUp:
                 continue
             task = self._tasks.get(entry.digest)
             if task is None:
-                task = self._tasks[entry.digest] = asyncio.create_task(self._load(table, entry, periods, behind, hosts))
+                task = self._tasks[entry.digest] = asyncio.create_task(self._load(table, entry, periods, behind))
                 task.add_done_callback(lambda _, digest=entry.digest: self._tasks.pop(digest, None))  # type: ignore[misc]
             if not entry.caught_up_until:
                 await asyncio.wait({task}, timeout=_WAIT_S)
@@ -82,10 +84,8 @@ class CatchUp:
         finally:
             table.unlock()
 
-    async def _load(
-        self, table: Table, entry: Entry, periods: budget.Periods, behind: list[budget.Period], hosts: int
-    ) -> None:
-        found = await self._spent(entry, {one: getattr(periods, one) for one in behind}, hosts)
+    async def _load(self, table: Table, entry: Entry, periods: budget.Periods, behind: list[budget.Period]) -> None:
+        found = await self._spent(entry, {one: getattr(periods, one) for one in behind})
         if found is None or not await self._locked(table):
             return
         try:
@@ -96,14 +96,14 @@ class CatchUp:
             table.unlock()
 
     async def _spent(
-        self, entry: Entry, starts: Mapping[budget.Period, int], hosts: int
+        self, entry: Entry, starts: Mapping[budget.Period, int]
     ) -> dict[budget.Period, tuple[int, int]] | None:
         """Requests and tokens that count against this host's share; None: not to be had.
 
         Where it can't be told in time which host used what, all of it counts: that is too much, never too little.
         """
         found = await spent(self._database, entry.scope, entry.subject, starts)
-        if hosts == 1 or found is None or not any(sum(used) for used in found.values()):
+        if self._hosts == 1 or found is None or not any(sum(used) for used in found.values()):
             return found
         by_host = await spent_by_host(self._database, entry.scope, entry.subject, starts)
         if by_host is None:
@@ -113,10 +113,12 @@ class CatchUp:
             "day": (bounds.requests_per_day, bounds.tokens_per_day),
             "month": (bounds.requests_per_month, bounds.tokens_per_month),
         }
+
+        def counts(used: Mapping[str, tuple[int, int]], which: int, share: int | None) -> int:
+            of_host = {host: both[which] for host, both in used.items()}
+            return budget.part(of_host, self._host, self._hosts, share)
+
         return {
-            period: (
-                budget.part({host: used[0] for host, used in sums.items()}, self._host, hosts, shares[period][0]),
-                budget.part({host: used[1] for host, used in sums.items()}, self._host, hosts, shares[period][1]),
-            )
-            for period, sums in by_host.items()
+            period: (counts(used, 0, shares[period][0]), counts(used, 1, shares[period][1]))
+            for period, used in by_host.items()
         }

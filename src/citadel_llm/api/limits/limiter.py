@@ -143,7 +143,7 @@ class Limiter:
 
     async def _caught_up(self, plan: Plan) -> None:
         if self._catch_up is not None:
-            await self._catch_up.ensure(self.table, plan, self._limits.hosts)
+            await self._catch_up.ensure(self.table, plan)
             return
         for entry in plan.entries:
             entry.caught_up_until = float("inf")

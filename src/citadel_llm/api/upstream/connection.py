@@ -146,6 +146,13 @@ class Connection(asyncio.Protocol):
             await self._wait(_WHOLE)
         return self._take(), self._complete
 
+    async def get(self, host: bytes, path: bytes, limit: int) -> tuple[int, bytes]:
+        """Ask for `path`; the status, and the body up to `limit` bytes. Raises ConnectionLost and BadResponse."""
+        self.send(b"GET %b HTTP/1.1\r\nhost: %b\r\n\r\n" % (path, host), b"")
+        status, _ = await self.head()
+        body, _ = await self.read_whole(limit)
+        return status, body
+
     @property
     def answered(self) -> bool:
         """Whether any byte of the answer's body has come; before that the request may be sent elsewhere."""

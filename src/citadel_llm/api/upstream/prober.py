@@ -107,9 +107,7 @@ class Prober:
         if connection is None or connection.closed:
             connection = await engine.open()
         self._connections[engine] = connection
-        connection.send(b"GET %b HTTP/1.1\r\nhost: %b\r\n\r\n" % (path, engine.host_header), b"")
-        status, _ = await connection.head()
-        body, _ = await connection.read_whole(limit)
+        status, body = await connection.get(engine.host_header, path, limit)
         if not connection.rest():
             self._drop(engine)
         return status, body

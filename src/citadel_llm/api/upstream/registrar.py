@@ -70,7 +70,7 @@ class Registrar:
         self._timeout_s = timeout_s
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._written: list[Served] = []  # of those that are up, what the database has
+        self._written: list[Served] | None = None  # of those that are up, what the database has
 
     def start(self) -> None:
         """Begin; the first time is when the database is there."""
@@ -123,13 +123,11 @@ class Registrar:
         asked = [(model, engine) for model, engine in here if engine.reachable]
         answers = await asyncio.gather(*(self._ask(model, engine) for model, engine in asked))
         served = [answer for answer in answers if answer is not None]
-        if served != self._written or not served:
+        if served != self._written:
+            configured = {name: model.config for name, model in models.items()}
+            ports = {engine.upstream.port for _, engine in here}
             async with self._database.connection() as connection:
-                changed = await deployments.record_models(
-                    connection, {name: one.config for name, one in models.items()}
-                )
-                ports = {engine.upstream.port for _, engine in here}
-                changed += await deployments.record_served(connection, self._host, ports, served, self._release)
+                changed = await deployments.record(connection, configured, self._host, ports, served, self._release)
             self._written = served
             if changed:
                 self._tell("info", "deployments_recorded", rows=changed)
@@ -150,9 +148,7 @@ class Registrar:
     async def _get(self, engine: Engine, path: bytes) -> bytes:
         connection = await engine.open()
         try:
-            connection.send(b"GET %b HTTP/1.1\r\nhost: %b\r\n\r\n" % (path, engine.host_header), b"")
-            status, _ = await connection.head()
-            body, _ = await connection.read_whole(_MAX_BODY)
+            status, body = await connection.get(engine.host_header, path, _MAX_BODY)
         finally:
             connection.close()
         if status != 200:

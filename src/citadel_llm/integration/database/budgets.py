@@ -87,39 +87,34 @@ async def spent(
     database: Database, scope: str, subject: str, starts: Mapping[_Period, int]
 ) -> dict[_Period, tuple[int, int]] | None:
     """Requests and tokens in each of the periods that began at `starts`, in seconds since 1970; None: not to be had."""
-    from citadel_llm.integration.database.pool import DatabaseUnavailable  # noqa: PLC0415 — heavy: only where wanted
-
     if scope in {"user", "key"} and not _is_uuid(subject):  # a key of the file: nothing is summed up for it
         return dict.fromkeys(starts, (0, 0))
-    found: dict[_Period, tuple[int, int]] = {}
-    try:
-        async with database.connection() as connection:
-            for period, start in starts.items():
-                cursor = await connection.execute(
-                    _SPENT + _OF[scope], {"period": period, "start": start, "subject": subject}
-                )
-                row = await cursor.fetchone()
-                assert row is not None  # noqa: S101 — sums always are one row
-                found[period] = (row[0], row[1])
-    except DatabaseUnavailable:
-        return None
-    return found
+    found = await _summed_up(database, _SPENT + _OF[scope], subject, starts)
+    return None if found is None else {period: (sums[0][0], sums[0][1]) for period, sums in found.items()}
 
 
 async def spent_by_host(
     database: Database, scope: str, subject: str, starts: Mapping[_Period, int]
 ) -> dict[_Period, dict[str, tuple[int, int]]] | None:
     """The same by the names of the hosts, from the audit log; None: not to be had, or not in time."""
+    statement = f"{_SPENT_BY_HOST}{_OF_ROWS[scope]} group by 1"
+    found = await _summed_up(database, statement, subject, starts, _PATIENCE_S)
+    if found is None:
+        return None
+    return {period: {host: (requests, tokens) for host, requests, tokens in sums} for period, sums in found.items()}
+
+
+async def _summed_up(
+    database: Database, statement: str, subject: str, starts: Mapping[_Period, int], timeout_s: float | None = None
+) -> dict[_Period, list[tuple[Any, ...]]] | None:
     from citadel_llm.integration.database.pool import DatabaseUnavailable  # noqa: PLC0415 — heavy: only where wanted
 
-    found: dict[_Period, dict[str, tuple[int, int]]] = {}
+    found: dict[_Period, list[tuple[Any, ...]]] = {}
     try:
-        async with database.connection(_PATIENCE_S) as connection:
+        async with database.connection(timeout_s) as connection:
             for period, start in starts.items():
-                cursor = await connection.execute(
-                    f"{_SPENT_BY_HOST}{_OF_ROWS[scope]} group by 1", {"start": start, "subject": subject}
-                )
-                found[period] = {host: (requests, tokens) for host, requests, tokens in await cursor.fetchall()}
+                values = {"period": period, "start": start, "subject": subject}
+                found[period] = await (await connection.execute(statement, values)).fetchall()
     except DatabaseUnavailable:
         return None
     return found

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from citadel_llm.integration.database.pool import Connection
     from citadel_llm.utils.config import Model
 
-__all__ = ["Served", "is_recorded", "record_models", "record_served"]
+__all__ = ["Served", "is_recorded", "record"]
 
 
 class Served(NamedTuple):
@@ -61,8 +61,18 @@ def is_recorded(name: str, model: Model) -> bool:
     return model.max_tokens is not None and _NAME.fullmatch(name) is not None
 
 
-async def record_models(connection: Connection, models: Mapping[str, Model]) -> int:
-    """These are the site's models, each of which `is_recorded`; how many rows changed."""
+async def record(
+    connection: Connection,
+    models: Mapping[str, Model],
+    host: str,
+    ports: Collection[int],
+    served: Sequence[Served],
+    release: str,
+) -> int:
+    """These are the site's models, each of which `is_recorded`; how many rows changed.
+
+    The host has engines at `ports`, of which some have said what they run; `release` is the one that sees that first.
+    """
     await connection.execute(_ALONE)
     changed = 0
     for name, model in models.items():
@@ -77,18 +87,8 @@ async def record_models(connection: Connection, models: Mapping[str, Model]) -> 
             model.max_tokens, Jsonb({key: value for key, value in metadata.items() if value}),
         )  # fmt: skip
         changed += (await connection.execute(_PUT_MODEL, values)).rowcount
-    return changed + (await connection.execute(_RETIRE_MODELS, (list(models),))).rowcount
-
-
-async def record_served(
-    connection: Connection, host: str, ports: Collection[int], served: Sequence[Served], release: str
-) -> int:
-    """The host has engines at these ports, of which some have said what they run; how many rows changed.
-
-    `release` is the one that has seen a deployment first.
-    """
-    await connection.execute(_ALONE)
-    changed = (await connection.execute(_RETIRE_PORTS, (host, list(ports)))).rowcount
+    changed += (await connection.execute(_RETIRE_MODELS, (list(models),))).rowcount
+    changed += (await connection.execute(_RETIRE_PORTS, (host, list(ports)))).rowcount
     for one in served:
         what = (one.weights_version, one.engine_version)
         changed += (await connection.execute(_RETIRE_OTHER, (host, one.port, one.model, *what))).rowcount
